@@ -1,0 +1,76 @@
+"""The numbers of a scan's geometry: their units, plausible ranges, and how a user sets them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from scipy import constants
+
+TEM = "Acquisition_instrument.TEM"
+
+
+class CalibrationError(ValueError):
+    """A length, an angle or an energy of a scan is missing, absurd or contradicted."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number of the geometry: its unit, its plausible range and how a user sets it."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    example: str
+    item: str | None = None  # where it is in the metadata
+
+    def remedy(self) -> str:
+        ways = f"Give it in the call, `{self.name}={self.example}` ({self.unit})"
+        if self.item:
+            ways += f', or set it with `s.metadata.set_item("{self.item}", {self.example})`'
+        return ways + "."
+
+    def complaint(self, value: Any) -> str | None:
+        """What is wrong with a value, or None."""
+        try:
+            if isinstance(value, (str, bytes, bool)):
+                raise TypeError
+            number = float(value)
+        except (TypeError, ValueError):
+            return f"{value!r} is not a number"
+        if self.low <= number <= self.high:
+            return None
+        text = (
+            f"{number:g} {self.unit} is not plausible (expected {self.low:g} to {self.high:g} "
+            f"{self.unit})"
+        )
+        for factor, mistake in _MISTAKES.get(self.name, ()):
+            if self.low <= number * factor <= self.high:
+                return f"{text}; it looks like {mistake}: {number * factor:g} {self.unit}?"
+        return text
+
+
+_MISTAKES = {
+    "beam_energy": ((1e-3, "electronvolts (eV)"), (1e3, "megaelectronvolts (MeV)")),
+    "convergence_angle": ((1e3, "radians (rad)"), (1e-3, "microradians (µrad)")),
+}
+QUANTITIES = {
+    quantity.name: quantity
+    for quantity in (
+        Quantity("beam_energy", "keV", 10, 3000, "300", f"{TEM}.beam_energy"),
+        Quantity("convergence_angle", "mrad", 0.05, 200, "21.4", f"{TEM}.convergence_angle"),
+        Quantity("scan_step", "Å", 1e-3, 1e6, "0.5"),
+        Quantity("reciprocal_pixel", "1/Å", 1e-6, 1, "0.02"),
+        Quantity("scan_rotation", "degrees", -360, 360, "-12.5", f"{TEM}.scan_rotation"),
+        Quantity("defocus", "Å", -1e8, 1e8, "300", f"{TEM}.probe_defocus"),
+    )
+}
+
+
+def electron_wavelength(beam_energy: float) -> float:
+    """Relativistic wavelength of electrons in Å, for their kinetic energy in keV."""
+    energy = beam_energy * 1e3 * constants.e
+    rest = constants.m_e * constants.c**2
+    return 1e10 * constants.h * constants.c / math.sqrt(energy * (energy + 2 * rest))

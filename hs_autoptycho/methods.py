@@ -1,0 +1,447 @@
+"""The methods that this package adds to HyperSpy's signals: read, call, wrap.
+
+HyperSpy imports this file while it loads, so everything that is not in the standard library is
+imported where it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from hs_autoptycho.signals import PtychographicObject
+
+_logger = logging.getLogger(__name__)
+
+
+def reconstruct_ptycho(
+    self,
+    *,
+    defocus: float | None = None,
+    scan_rotation: float | None = None,
+    n_probe_modes: int | None = None,
+    beam_energy: float | None = None,
+    convergence_angle: float | None = None,
+    scan_step: float | None = None,
+    reciprocal_pixel: float | None = None,
+    scan_scale: float | None = None,
+    scan_shear: float | None = None,
+    scan_aspect: float | None = None,
+    detector_flip: str | None = None,
+    C12a: float | None = None,
+    C12b: float | None = None,
+    C21a: float | None = None,
+    C21b: float | None = None,
+    C23a: float | None = None,
+    C23b: float | None = None,
+    C30: float | None = None,
+    algorithm: str | None = None,
+    noise_model: str | None = None,
+    batch_size: int | None = None,
+    step_object: float | None = None,
+    step_probe: float | None = None,
+    probe_start: int | None = None,
+    disk_center: tuple[float, float] | None = None,
+    disk_radius: float | None = None,
+    n_iterations: int = 50,
+    random_state: int = 0,
+    show_progressbar: bool | None = None,
+    num_workers: int | None = None,
+    **unknown: Any,
+) -> PtychographicObject:
+    """Reconstruct the object of a 4D-STEM scan by iterative ptychography.
+
+    The signal is ``(x, y | kx, ky)``, lazy or not; calibration comes from its axes and metadata, and
+    what is given here takes precedence. The centre and the radius of the bright-field disk are
+    measured.
+
+    Parameters
+    ----------
+    defocus
+        In Å, positive for underfocus (C10 = -defocus). Default: metadata
+        ``Acquisition_instrument.TEM.probe_defocus``; there has to be one.
+    scan_rotation
+        In degrees. In the detector's frame a position is ``(row, column) = scan_step · R · (slow,
+        fast)`` with ``R = [[cos, −sin], [sin, cos]]``. Default: metadata, or 0.
+    n_probe_modes
+        Number of modes of a partially coherent (mixed-state) probe. Default: 1.
+    beam_energy
+        In keV.
+    convergence_angle
+        Semi-angle in mrad. Default: the measured disk's.
+    scan_step
+        In Å. Default: from the navigation axes.
+    reciprocal_pixel
+        Size of a detector pixel in 1/Å. Default: from the signal axes.
+    scan_scale, scan_shear, scan_aspect
+        Corrections of the scan grid: its scale, the lean of the slow axis in degrees, and the ratio
+        of slow to fast step. Default: 1, 0, 1.
+    detector_flip
+        Orientation of the detector: ``"none"`` (default), ``"rows"``, ``"columns"``, ``"both"``,
+        ``"transpose"``, ``"transpose-rows"``, ``"transpose-columns"``, ``"transpose-both"``.
+    C12a, C12b, C21a, C21b, C23a, C23b, C30
+        Aberrations of the initial probe in Å (Cartesian, as abTEM and py4DSTEM). Default: 0.
+    algorithm
+        ``"lsq-ml"`` (default; least-squares maximum likelihood with line search [1]_) or ``"epie"``
+        (extended ptychographical iterative engine [2]_).
+    noise_model
+        ``"poisson"`` (default for counts) or ``"amplitude"`` (default for other data).
+    batch_size
+        Positions updated together. Default: from the number of positions; 1 for ``"epie"``.
+    step_object, step_probe
+        Multiples of the step length that the line search finds, default 1; for ``"epie"`` the steps
+        themselves, default 0.3. ``step_probe=0`` holds the probe.
+    probe_start
+        Iterations before the probe is refined. Default: 2.
+    disk_center, disk_radius
+        Of the bright-field disk, (row, column) and radius in detector pixels. Default: measured.
+    n_iterations
+        Passes over all positions.
+    random_state
+        Seed. The same seed gives the same object, whatever the number of threads.
+    show_progressbar
+        Default: ``hs.preferences.General.show_progressbar``.
+    num_workers
+        Number of threads. Default: all cores, or ``NUMBA_NUM_THREADS``.
+
+    Returns
+    -------
+    PtychographicObject
+        Complex transmission function, ``(slice | x, y)`` in Å with the origin at scan position
+        [0, 0], in the detector's frame; with probe, positions, history and all parameters. Its
+        ``status`` is ``"completed"``, ``"diverged"``, or ``"interrupted"`` (after Ctrl-C).
+
+    Raises
+    ------
+    CalibrationError
+        If a length, angle or energy is missing or absurd; the message says which and how to set it.
+    DataError
+        If the patterns hold NaN, infinite or negative values, or are no real numbers.
+    DiskError
+        If no bright-field disk can be found.
+    ParameterError, TypeError
+        For a parameter of a wrong value, or an unknown one.
+
+    References
+    ----------
+    .. [1] M. Odstrčil, A. Menzel, M. Guizar-Sicairos, Opt. Express 26, 3108 (2018).
+    .. [2] A. M. Maiden, J. M. Rodenburg, Ultramicroscopy 109, 1256 (2009).
+
+    Examples
+    --------
+    >>> import hyperspy.api as hs
+    >>> from hs_autoptycho.data import twisted_bilayer_mos2
+    >>> s = twisted_bilayer_mos2()
+    >>> obj = s.reconstruct_ptycho(defocus=200, scan_rotation=12, n_iterations=20)
+    >>> obj
+    <PtychographicObject, title: Twisted bilayer MoS2 (simulated), dimensions: (1|172, 172)>
+    """
+    given = {
+        name: value
+        for name, value in locals().items()
+        if name in _parameter_names() and value is not None
+    }
+    from hs_autoptycho.ptycho.parameters import check_names, check_parameters
+
+    check_names(unknown)
+    parameters = check_parameters(given)
+    _check_count("n_iterations", n_iterations)
+    with _threads(num_workers):
+        experiment, origin = _read(
+            self, parameters, show_progressbar, disk_center=disk_center, disk_radius=disk_radius
+        )
+        parameters = experiment.complete(parameters)
+        with _progressbar(n_iterations, "Reconstruct", show_progressbar) as bar:
+
+            def update(iteration: int, error: float) -> None:
+                bar.set_postfix(error=f"{error:.4g}")
+                bar.update()
+
+            reconstruction, _ = experiment.fit(
+                parameters, n_iterations=n_iterations, random_state=random_state, callback=update
+            )
+    return _wrap(experiment, parameters, reconstruction, random_state, origin)
+
+
+def autotune_ptycho(
+    self,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    n_trials: int = 60,
+    objective: str | Callable[[Any], float] = "held_out",
+    fixed: Mapping[str, Any] | None = None,
+    n_iterations: int = 50,
+    n_trial_iterations: int = 12,
+    callback: Callable[[dict[str, Any]], bool | None] | None = None,
+    random_state: int = 0,
+    show_progressbar: bool | None = None,
+    num_workers: int | None = None,
+    **unknown: Any,
+) -> PtychographicObject:
+    """Reconstruct with parameters that Bayesian optimisation finds from the data.
+
+    Each trial reconstructs the scan with one set of parameters and scores the result on counts that
+    were held out; a Gaussian process proposes the next set [1]_. The best one is then reconstructed
+    at full length from all counts.
+
+    Parameters
+    ----------
+    parameters
+        What to tune: name to ``(low, high)``, ``(low, high, "log")`` or a list of values. Names and
+        units are those of :meth:`reconstruct_ptycho`; a single value is held. By default scan
+        rotation and defocus, in ranges that are measured from the data (the motion of bright-field
+        images and of the patterns' centre of mass).
+    n_trials
+        Number of reconstructions to spend.
+    objective
+        ``"held_out"`` (default): Poisson deviance of 10 % of the counts, which no trial has seen.
+        ``"data_error"``: error of the fit itself; it always prefers more freedom. ``"frc"``: one less
+        the Fourier ring correlation of two halves of the data. Or a function that takes a
+        reconstruction (with ``object``, ``probe``, ``errors``, ``status``) and returns a number to be
+        minimised.
+    fixed
+        Parameters that all trials share, as for :meth:`reconstruct_ptycho`, also ``disk_center``
+        and ``disk_radius``.
+    n_iterations
+        Passes of the last reconstruction.
+    n_trial_iterations
+        Passes of each trial.
+    callback
+        Called after each trial with a dictionary of it; tuning ends if it returns True.
+    random_state
+        Seed: of the search, of the split of the counts, and of each reconstruction.
+    show_progressbar
+        Default: ``hs.preferences.General.show_progressbar``.
+    num_workers
+        Number of threads. Default: all cores, or ``NUMBA_NUM_THREADS``.
+
+    Returns
+    -------
+    PtychographicObject
+        Of the best trial, with ``best_parameters``, ``trials`` and ``plot_tuning()``. After Ctrl-C
+        it is the best so far, at the length of a trial, and its status is ``"interrupted"``.
+
+    Raises
+    ------
+    CalibrationError, DataError, DiskError, ParameterError, TypeError
+        As :meth:`reconstruct_ptycho`.
+    ObjectiveError
+        If the objective is unknown or does not fit the data.
+    TuningError
+        If no trial succeeded.
+
+    References
+    ----------
+    .. [1] M. C. Cao, Z. Chen, Y. Jiang, Y. Han, Sci. Rep. 12, 12284 (2022).
+
+    Examples
+    --------
+    >>> import hyperspy.api as hs
+    >>> s = hs.load("scan.zspy", lazy=True)  # doctest: +SKIP
+    >>> obj = s.autotune_ptycho(
+    ...     {"scan_rotation": (-180, 0), "defocus": (100, 400)}, n_trials=40
+    ... )  # doctest: +SKIP
+    >>> obj.best_parameters  # doctest: +SKIP
+    {'scan_rotation': -121.3, 'defocus': 312.0}
+    """
+    from hs_autoptycho.ptycho.parameters import ParameterError, check_names, check_parameters
+    from hs_autoptycho.tuning.objectives import make_objective
+    from hs_autoptycho.tuning.optimizer import GaussianProcessOptimizer
+    from hs_autoptycho.tuning.space import read_space
+    from hs_autoptycho.tuning.tuner import tune
+
+    if unknown:
+        name = next(iter(unknown))
+        raise TypeError(
+            f"autotune_ptycho() has no argument {name!r}. What to tune goes into `parameters`, what "
+            f"to hold into `fixed`: fixed={{{name!r}: {unknown[name]!r}}}."
+        )
+    held = dict(fixed or {})
+    disk = {name: held.pop(name, None) for name in ("disk_center", "disk_radius")}
+    check_names(held, "fixed parameter")
+    held = check_parameters(held)
+    dimensions, more = read_space(parameters or {})
+    for name in {**more, **{d.name: None for d in dimensions}}:
+        if name in held:
+            raise ParameterError(f"{name} is both in `parameters` and in `fixed`.")
+    held.update(more)
+    for name, number in (
+        ("n_trials", n_trials),
+        ("n_iterations", n_iterations),
+        ("n_trial_iterations", n_trial_iterations),
+    ):
+        _check_count(name, number)
+
+    with _threads(num_workers):
+        experiment, origin = _read(self, held, show_progressbar, **disk)
+        if not dimensions:
+            from hs_autoptycho.tuning.default_space import default_space
+
+            dimensions, found = default_space(experiment, held)
+            origin["notes"] = [*origin["notes"], *found]
+        score = make_objective(objective, experiment, random_state=random_state)
+        search = GaussianProcessOptimizer(
+            dimensions, n_initial=min(n_trials, _n_initial(dimensions)), random_state=random_state
+        )
+        with _progressbar(n_trials, "Tune", show_progressbar) as bar:
+
+            def update(trial, best) -> bool | None:
+                if best is not None:
+                    bar.set_postfix(best=f"{best.objective:.6g}", trial=best.number)
+                bar.update()
+                return callback(trial.to_dict()) if callback is not None else None
+
+            tuning = tune(
+                score,
+                search,
+                n_trials=n_trials,
+                n_iterations=n_trial_iterations,
+                held=held,
+                random_state=random_state,
+                callback=update,
+            )
+        values = experiment.complete({**held, **tuning.best.parameters})
+        reconstruction = tuning.reconstruction
+        if not tuning.interrupted:
+            with _progressbar(n_iterations, "Refine", show_progressbar) as bar:
+                reconstruction, _ = experiment.fit(
+                    values,
+                    n_iterations=n_iterations,
+                    random_state=random_state,
+                    callback=lambda *_: bar.update(),
+                )
+        else:
+            reconstruction.status = "interrupted"
+            origin["notes"] = [
+                *origin["notes"],
+                f"Tuning was interrupted after {len(tuning.trials)} of {n_trials} trials; the "
+                f"object is that of trial {tuning.best.number}, not refined.",
+            ]
+    record = {
+        "objective": score.name,
+        "parameters": [d.name for d in dimensions],
+        "space": {d.name: d.to_dict() for d in dimensions},
+        "best_trial": tuning.best.number,
+        "trials": [trial.to_dict() for trial in tuning.trials],
+        "n_trial_iterations": n_trial_iterations,
+    }
+    return _wrap(experiment, values, reconstruction, random_state, origin, record)
+
+
+def _parameter_names() -> set[str]:
+    from hs_autoptycho.ptycho.parameters import PARAMETERS
+
+    return set(PARAMETERS)
+
+
+def _n_initial(dimensions) -> int:
+    """Quasi-random points before the Gaussian process is trusted."""
+    return max(8, 6 * len(dimensions) + 4)
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r}: a whole number of at least 1 is needed.")
+
+
+@contextlib.contextmanager
+def _threads(num_workers: int | None):
+    """Run with a number of numba threads."""
+    import numba
+
+    if num_workers is None:
+        yield
+        return
+    _check_count("num_workers", num_workers)
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(num_workers, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+
+
+def _progressbar(total: int, description: str, show: bool | None):
+    """HyperSpy's progress bar, or one that shows nothing."""
+    import hyperspy.api as hs
+    from hyperspy.external.progressbar import progressbar
+
+    if show is None:
+        show = hs.preferences.General.show_progressbar
+    return progressbar(total=total, desc=description, disable=not show, leave=True)
+
+
+def _read(signal, parameters, show_progressbar, *, disk_center, disk_radius):
+    """The scan as an `Experiment`, and what the result remembers of it."""
+    from hs_autoptycho.calibration import check_signal, geometry_from_signal
+    from hs_autoptycho.ptycho.experiment import Experiment
+    from hs_autoptycho.ptycho.loading import fingerprint, load_counts
+
+    names = ("beam_energy", "convergence_angle", "scan_step", "reciprocal_pixel",
+             "scan_rotation", "defocus")  # fmt: skip
+    stated = {name: parameters[name] for name in names if name in parameters}
+    check_signal(signal, **stated)
+    data = signal.data
+    show = show_progressbar if signal._lazy else False
+    with _progressbar(data.shape[0], "Read", show) as bar:
+        counts = load_counts(data, progress=bar.update)
+    mean = counts.mean(0, dtype=float)
+    geometry = geometry_from_signal(
+        signal, mean, disk_center=disk_center, disk_radius=disk_radius, **stated
+    )
+    origin = {
+        "fingerprint": fingerprint(counts, geometry.scan_shape),
+        "general": signal.metadata.General.as_dictionary(),
+        "notes": list(geometry.notes),
+    }
+    return Experiment(counts, geometry), origin
+
+
+def _wrap(experiment, parameters, reconstruction, seed, origin, tuning=None):
+    """A reconstruction as a HyperSpy signal."""
+    import numpy as np
+
+    from hs_autoptycho.calibration import object_axes
+    from hs_autoptycho.ptycho.probe import center_beam
+    from hs_autoptycho.signals import PtychographicObject
+
+    geometry = experiment.geometry.flipped(parameters["detector_flip"])
+    pixel = np.array(geometry.object_pixel)
+    placement = reconstruction.placement
+    shape = np.array(geometry.detector_shape)
+    positions = placement.corners + shape // 2 + placement.fractions[placement.classes]
+    probe_axes = [
+        {"name": name, "scale": pixel[i], "offset": -(shape[i] // 2) * pixel[i], "units": "Å"}
+        for i, name in enumerate("yx")
+    ]
+    return PtychographicObject.from_reconstruction(
+        reconstruction.object,
+        axes=object_axes(geometry, reconstruction.object.shape, -placement.origin * pixel),
+        probe=center_beam(reconstruction.probe, np.array(geometry.disk_center) - shape // 2),
+        probe_axes=probe_axes,
+        positions=(positions - placement.origin) * pixel,
+        scan_shape=geometry.scan_shape,
+        history={"error": reconstruction.errors},
+        parameters={**parameters, "n_iterations": len(reconstruction.errors)},
+        geometry=geometry.to_dict(),
+        status=reconstruction.status,
+        seed=seed,
+        versions=_versions(),
+        fingerprint=origin["fingerprint"],
+        notes=origin["notes"],
+        tuning=tuning,
+        original_metadata_general=origin["general"],
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what the numbers in a result depend on."""
+    import platform
+    from importlib.metadata import version
+
+    names = ("hs_autoptycho", "hyperspy", "numpy", "scipy", "numba", "scikit-optimize")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}

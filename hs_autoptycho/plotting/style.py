@@ -1,0 +1,80 @@
+"""Colours and limits of contrast."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# of Okabe and Ito, told apart by colour-blind readers
+BLUE, VERMILION, ORANGE, GREY = "#0072B2", "#D55E00", "#E69F00", "#8C8C8C"
+
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+}
+
+
+def complex_to_rgb(field: np.ndarray, maximum: float | None = None) -> np.ndarray:
+    """Colour a complex image: lightness is the amplitude, hue the phase.
+
+    The hues are a circle of equal lightness and chroma in the Oklab space, so that phase makes
+    nothing look brighter, and lightness is proportional to the amplitude.
+
+    Parameters
+    ----------
+    field
+        Complex array of any shape. What is not finite becomes black.
+    maximum
+        Amplitude of full lightness; by default the largest in `field`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Float array of the shape of `field` with a last axis of 3, sRGB between 0 and 1.
+
+    References
+    ----------
+    B. Ottosson, A perceptual color space for image processing, 2020
+    (https://bottosson.github.io/posts/oklab).
+    """
+    field = np.asarray(field)
+    field = np.where(np.isfinite(field), field, 0)
+    amplitude, phase = np.abs(field), np.angle(field)
+    if maximum is None:
+        maximum = float(amplitude.max(initial=0.0))
+    amplitude = np.clip(amplitude / maximum, 0, 1) if maximum > 0 else amplitude
+    # 0.76 and 0.125: near the lightness at which sRGB holds the widest full circle of hues
+    lightness, chroma = 0.76, 0.125
+    a, b = chroma * np.cos(phase), chroma * np.sin(phase)
+    long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
+    medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
+    short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
+    red = 4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short
+    green = -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short
+    blue = -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short
+    # Oklab's coordinates are cube roots: scaling all three by t scales linear light by t ** 3
+    linear = np.stack([red, green, blue], axis=-1) * amplitude[..., np.newaxis] ** 3
+    linear = np.clip(linear, 0, 1)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def robust_limits(image: np.ndarray, percentile: float = 0.5) -> tuple[float, float]:
+    """Limits of contrast that leave out `percentile` % at each end; (0, 1) if nothing is finite."""
+    finite = np.asarray(image)[np.isfinite(image)]
+    if finite.size == 0:
+        return 0.0, 1.0
+    low, high = np.percentile(finite, [percentile, 100 - percentile])
+    return (float(low), float(high)) if high > low else (float(low) - 0.5, float(low) + 0.5)
+
+
+def whole_numbers(ax) -> None:
+    """Tick the x axis at whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))

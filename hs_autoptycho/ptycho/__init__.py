@@ -1,0 +1,1 @@
+"""Ptychographic reconstruction: arrays in, arrays out."""

@@ -1,0 +1,128 @@
+"""The parameters of a reconstruction: names, units, limits, defaults. One table for all methods."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hs_autoptycho.ptycho.patterns import DETECTOR_FLIPS
+from hs_autoptycho.ptycho.solver import ALGORITHMS, NOISE_MODELS
+
+
+class ParameterError(ValueError):
+    """A parameter of a reconstruction has a wrong name, type or value."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter.
+
+    Attributes
+    ----------
+    kind
+        ``"number"``, ``"integer"`` or ``"choice"``.
+    unit
+        As it is given; empty where it has none.
+    low, high
+        Limits of a number, both allowed.
+    choices
+        Values of a choice.
+    default
+        None where it comes from the calibration, the data or another parameter.
+    tunable
+        Whether a search may vary it.
+    """
+
+    name: str
+    kind: str
+    unit: str = ""
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    default: Any = None
+    tunable: bool = True
+
+    def check(self, value: Any) -> Any:
+        """The value as a plain Python type.
+
+        Raises
+        ------
+        ParameterError
+            If it has another type or lies outside of the limits.
+        """
+        if self.kind == "choice":
+            if value in self.choices:
+                return str(value)
+            raise ParameterError(f"{self.name}={value!r}: choose one of {list(self.choices)}.")
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise ParameterError(f"{self.name}={value!r} is not a number{self._in_unit()}.")
+        number = float(value)
+        if self.kind == "integer" and not number.is_integer():
+            raise ParameterError(f"{self.name}={value!r} is not a whole number.")
+        if not self.low <= number <= self.high:
+            raise ParameterError(
+                f"{self.name}={value!r} is out of range: {self.low:g} to {self.high:g}"
+                f"{self._in_unit()}."
+            )
+        return int(number) if self.kind == "integer" else number
+
+    def _in_unit(self) -> str:
+        return f" {self.unit}" if self.unit else ""
+
+
+def _aberration(name: str) -> Parameter:
+    return Parameter(name, "number", "Å", -1e9, 1e9, default=0.0)
+
+
+PARAMETERS = {
+    parameter.name: parameter
+    for parameter in (
+        Parameter("beam_energy", "number", "keV", 10, 3000, tunable=False),
+        Parameter("reciprocal_pixel", "number", "1/Å", 1e-6, 1, tunable=False),
+        Parameter("convergence_angle", "number", "mrad", 0.05, 200),
+        Parameter("scan_step", "number", "Å", 1e-3, 1e6),
+        Parameter("scan_rotation", "number", "degrees", -360, 360),
+        Parameter("scan_scale", "number", "", 0.1, 10, default=1.0),
+        Parameter("scan_shear", "number", "degrees", -45, 45, default=0.0),
+        Parameter("scan_aspect", "number", "", 0.1, 10, default=1.0),
+        Parameter("detector_flip", "choice", choices=tuple(DETECTOR_FLIPS), default="none"),
+        Parameter("defocus", "number", "Å", -1e8, 1e8),
+        *(_aberration(name) for name in ("C12a", "C12b", "C21a", "C21b", "C23a", "C23b", "C30")),
+        Parameter("n_probe_modes", "integer", "", 1, 64, default=1),
+        Parameter("algorithm", "choice", choices=ALGORITHMS, default="lsq-ml"),
+        Parameter("noise_model", "choice", choices=NOISE_MODELS),
+        Parameter("batch_size", "integer", "positions", 1, 1e6),
+        Parameter("step_object", "number", "", 0, 10),
+        Parameter("step_probe", "number", "", 0, 10),
+        Parameter("probe_start", "integer", "iterations", 0, 1e6, default=2),
+    )
+}
+
+
+def check_names(names: Iterable[str], what: str = "parameter") -> None:
+    """Raise a TypeError that lists the known parameters if one of `names` is not among them."""
+    for name in names:
+        if name not in PARAMETERS:
+            close = difflib.get_close_matches(str(name), PARAMETERS, 1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"Unknown {what} {name!r}.{hint} Known: {', '.join(PARAMETERS)}.")
+
+
+def check_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Check names and values; those that are None are left out.
+
+    Raises
+    ------
+    TypeError
+        For an unknown name; the message lists the known ones.
+    ParameterError
+        For a wrong type or value.
+    """
+    check_names(values)
+    return {
+        name: PARAMETERS[name].check(value) for name, value in values.items() if value is not None
+    }

@@ -1,0 +1,173 @@
+"""The initial probe: aperture, aberrations, modes. Lengths in Å, angles in mrad and radians.
+
+The probe is ``F⁻¹[A(k) exp(−iχ(k))]`` with numpy's sign of the Fourier transform and
+
+    χ(k, φ) = 2π/λ · [α²/2·(C10 + C12 cos 2(φ−φ12)) + α³/3·(C21 cos(φ−φ21) + C23 cos 3(φ−φ23))
+              + α⁴/4·C30],     α = λ|k|,  φ = arctan2(k_row, k_column),
+
+in Cartesian form C12a = C12 cos 2φ12, C12b = C12 sin 2φ12, and so on; defocus = −C10, positive for
+underfocus. These are abTEM's and py4DSTEM's conventions but for the names of the axes: rows are y
+here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.fft
+from numpy.typing import ArrayLike
+
+ABERRATIONS = ("C12a", "C12b", "C21a", "C21b", "C23a", "C23b", "C30")
+
+
+def aberration_phase(
+    k_row: np.ndarray,
+    k_column: np.ndarray,
+    wavelength: float,
+    *,
+    defocus: float = 0.0,
+    C12a: float = 0.0,
+    C12b: float = 0.0,
+    C21a: float = 0.0,
+    C21b: float = 0.0,
+    C23a: float = 0.0,
+    C23b: float = 0.0,
+    C30: float = 0.0,
+) -> np.ndarray:
+    """χ in radians.
+
+    Parameters
+    ----------
+    k_row, k_column
+        Spatial frequencies in 1/Å, of shapes that broadcast.
+    wavelength
+        In Å.
+    defocus, C12a, C12b, C21a, C21b, C23a, C23b, C30
+        Aberrations in Å; underfocus is positive.
+    """
+    y, x = wavelength * k_row, wavelength * k_column
+    squared = x**2 + y**2
+    second = -defocus * squared + C12a * (x**2 - y**2) + C12b * 2 * x * y
+    third = squared * (C21a * x + C21b * y)
+    third = third + C23a * (x**3 - 3 * x * y**2) + C23b * (3 * x**2 * y - y**3)
+    return 2 * np.pi / wavelength * (second / 2 + third / 3 + C30 * squared**2 / 4)
+
+
+def make_probe(
+    shape: tuple[int, int],
+    pixel_size: tuple[float, float],
+    wavelength: float,
+    aperture_radius: float,
+    *,
+    beam_offset: tuple[float, float] = (0.0, 0.0),
+    **aberrations: float,
+) -> np.ndarray:
+    """An aberrated probe behind a round aperture.
+
+    Parameters
+    ----------
+    shape
+        Window in pixels (rows, columns).
+    pixel_size
+        Object pixel in Å (rows, columns).
+    wavelength
+        In Å.
+    aperture_radius
+        In 1/Å. The edge is one detector pixel wide.
+    beam_offset
+        Where the beam's centre is in the detector's plane relative to pixel ``shape // 2``, in
+        pixels (rows, columns). The probe then carries the phase ramp that this is in real space, so
+        that patterns need not be moved. The aberrations are centred on the beam.
+    **aberrations
+        As for :func:`aberration_phase`.
+
+    Returns
+    -------
+    complex128 array
+        Centred on pixel ``shape // 2``, with Σ|P|² = 1.
+    """
+    steps = [1 / (n * d) for n, d in zip(shape, pixel_size, strict=True)]
+    k_row, k_column = (
+        (np.fft.fftfreq(n, 1 / n) - offset) * step
+        for n, step, offset in zip(shape, steps, beam_offset, strict=True)
+    )
+    # the far side of an off-centre beam wraps round the edge of the frequency grid
+    k_row, k_column = (
+        (k + n * step / 2) % (n * step) - n * step / 2
+        for k, n, step in zip((k_row, k_column), shape, steps, strict=True)
+    )
+    k_row, k_column = k_row[:, None], k_column[None, :]
+    radius = np.hypot(k_row, k_column)
+    edge = np.hypot(k_row * steps[0], k_column * steps[1]) / np.maximum(radius, 1e-12)
+    edge = np.where(radius > 0, edge, min(steps))
+    aperture = np.clip((aperture_radius - radius) / edge + 0.5, 0, 1)
+    phase = aberration_phase(k_row, k_column, wavelength, **aberrations)
+    probe = scipy.fft.fftshift(scipy.fft.ifft2(np.sqrt(aperture) * np.exp(-1j * phase)))
+    # fftshift moves the origin to shape // 2 for any size
+    return probe / np.sqrt((np.abs(probe) ** 2).sum())
+
+
+def make_modes(probe: np.ndarray, n_modes: int, *, minor_power: float = 0.02) -> np.ndarray:
+    """Start values of a mixed-state probe from one coherent probe.
+
+    The further modes are the probe times low Hermite-like polynomials in its own width, made
+    orthogonal.
+
+    Parameters
+    ----------
+    probe
+        Complex (rows, columns).
+    n_modes
+        Number of modes.
+    minor_power
+        Share of the total power in each mode but the first.
+
+    Returns
+    -------
+    complex128 array of shape (n_modes, rows, columns), with the power of `probe`.
+    """
+    power = np.abs(probe) ** 2
+    total = power.sum()
+    axes = [np.arange(n) - (power.sum(1 - a) @ np.arange(n)) / total for a, n in enumerate(probe.shape)]
+    widths = [np.sqrt((power.sum(1 - a) @ axis**2) / total) for a, axis in enumerate(axes)]
+    y, x = axes[0][:, None] / widths[0], axes[1][None, :] / widths[1]
+    modes: list[np.ndarray] = []
+    order = 0
+    while len(modes) < n_modes:
+        for i in range(order + 1):
+            mode = probe * np.polynomial.hermite_e.hermeval(y, [0] * (order - i) + [1])
+            mode = mode * np.polynomial.hermite_e.hermeval(x, [0] * i + [1])
+            for other in modes:
+                mode = mode - other * np.vdot(other, mode)
+            modes.append(mode / np.sqrt((np.abs(mode) ** 2).sum()))
+        order += 1
+    shares = np.full(n_modes, minor_power)
+    shares[0] = 1 - minor_power * (n_modes - 1)
+    return np.stack(modes[:n_modes]) * np.sqrt(total * shares)[:, None, None]
+
+
+def orthogonalize(modes: ArrayLike) -> np.ndarray:
+    """Orthogonal modes with the same mixed state, strongest first.
+
+    The density matrix Σ P P* does not change: the modes are rotated by the eigenvectors of their
+    overlaps (Thibault and Menzel, Nature 494, 68, 2013).
+
+    Parameters
+    ----------
+    modes
+        Complex (modes, rows, columns).
+    """
+    modes = np.asarray(modes)
+    flat = modes.reshape(len(modes), -1)
+    overlaps = flat.conj().astype(np.complex128) @ flat.T.astype(np.complex128)
+    powers, vectors = np.linalg.eigh(overlaps)
+    rotated = vectors[:, ::-1].T @ flat
+    return rotated.reshape(modes.shape).astype(modes.dtype)
+
+
+def center_beam(modes: np.ndarray, beam_offset: ArrayLike) -> np.ndarray:
+    """Take the phase ramp of an off-centre beam out of probes; see :func:`make_probe`."""
+    rows, columns = modes.shape[-2:]
+    y, x = np.arange(rows) - rows // 2, np.arange(columns) - columns // 2
+    offset = np.asarray(beam_offset)
+    ramp = offset[0] * y[:, None] / rows + offset[1] * x[None, :] / columns
+    return (modes * np.exp(-2j * np.pi * ramp)).astype(modes.dtype)

@@ -1,0 +1,6 @@
+from .ptychographic_object import LazyPtychographicObject, PtychographicObject
+
+__all__ = [
+    "LazyPtychographicObject",
+    "PtychographicObject",
+]

@@ -1,0 +1,33 @@
+"""What all tests share."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ["MPLBACKEND"] = "Agg"
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_progress_bars():
+    import hyperspy.api as hs
+
+    hs.preferences.General.show_progressbar = False
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of measured data that is too large for the repository."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"measured data are not here: no folder {SHARED_DATA}")
+    return SHARED_DATA
