@@ -39,6 +39,7 @@ def reconstruct_ptycho(
     C23a: float | None = None,
     C23b: float | None = None,
     C30: float | None = None,
+    aperture: str | None = None,
     algorithm: str | None = None,
     noise_model: str | None = None,
     batch_size: int | None = None,
@@ -72,7 +73,7 @@ def reconstruct_ptycho(
     beam_energy
         In keV.
     convergence_angle
-        Semi-angle in mrad. Default: the measured disk's.
+        Semi-angle in mrad, for ``aperture="disk"``. Default: the measured disk's.
     scan_step
         In Å. Default: from the navigation axes.
     reciprocal_pixel
@@ -85,6 +86,10 @@ def reconstruct_ptycho(
         ``"transpose"``, ``"transpose-rows"``, ``"transpose-columns"``, ``"transpose-both"``.
     C12a, C12b, C21a, C21b, C23a, C23b, C30
         Aberrations of the initial probe in Å (Cartesian, as abTEM and py4DSTEM). Default: 0.
+    aperture
+        Amplitude of the initial probe in the detector's plane: ``"measured"``, the square root of the
+        mean pattern in and near the bright-field disk, or ``"disk"``, a uniform disk. Default:
+        ``"measured"``, but ``"disk"`` where a convergence angle is given.
     algorithm
         ``"lsq-ml"`` (default; least-squares maximum likelihood with line search [1]_) or ``"epie"``
         (extended ptychographical iterative engine [2]_).
@@ -96,7 +101,7 @@ def reconstruct_ptycho(
         Multiples of the step length that the line search finds, default 1; for ``"epie"`` the steps
         themselves, default 0.3. ``step_probe=0`` holds the probe.
     probe_start
-        Iterations before the probe is refined. Default: 2.
+        Iterations before the probe is refined. Default: 0.
     disk_center, disk_radius
         Of the bright-field disk, (row, column) and radius in detector pixels. Default: measured.
     n_iterations

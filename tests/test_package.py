@@ -13,7 +13,7 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 
 # the parts that know HyperSpy; what is not named here works on arrays
 KNOW_HYPERSPY = ("methods.py", "calibration.py", "signals/", "data/", "interop/")
-# extras, and what is too slow to import before it is needed by the modules HyperSpy imports
+# what only an extra installs
 OPTIONAL = {"py4DSTEM", "pyxem", "abtem", "ase", "distributed"}
 
 

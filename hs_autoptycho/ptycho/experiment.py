@@ -11,9 +11,16 @@ import numpy as np
 
 from hs_autoptycho.calibration import Geometry
 from hs_autoptycho.ptycho.parameters import PARAMETERS, ParameterError
-from hs_autoptycho.ptycho.patterns import Patterns
+from hs_autoptycho.ptycho.patterns import Patterns, flip_detector
 from hs_autoptycho.ptycho.positions import Placement, place, scan_positions
-from hs_autoptycho.ptycho.probe import ABERRATIONS, make_modes, make_probe
+from hs_autoptycho.ptycho.probe import (
+    ABERRATIONS,
+    beam_frequencies,
+    disk_aperture,
+    make_modes,
+    make_probe,
+    measured_aperture,
+)
 from hs_autoptycho.ptycho.solver import Reconstruction, State, default_batch_size, reconstruct
 
 # A larger object than this is a mistake in the scan step or the detector's calibration.
@@ -76,6 +83,8 @@ class Experiment:
             )
         least_squares = values["algorithm"] == "lsq-ml"
         defaults = {
+            # a convergence angle that somebody gave is meant to be used
+            "aperture": "disk" if "convergence_angle" in parameters else "measured",
             "noise_model": "poisson" if self.counted else "amplitude",
             "batch_size": default_batch_size(values["algorithm"], len(self.counts)),
             "step_object": 1.0 if least_squares else 0.3,
@@ -94,13 +103,15 @@ class Experiment:
         geometry = self.geometry.flipped(values["detector_flip"])
         shape, pixel = geometry.detector_shape, geometry.object_pixel
         offset = np.array(geometry.disk_center) - np.array(shape) // 2
-        probe = make_probe(
-            shape, pixel, geometry.wavelength,
-            values["convergence_angle"] * 1e-3 / geometry.wavelength,
-            beam_offset=tuple(offset),
-            defocus=values["defocus"],
-            **{name: values[name] for name in ABERRATIONS},
-        )  # fmt: skip
+        k = beam_frequencies(shape, pixel, tuple(offset))
+        mrad = 1e-3 / geometry.wavelength
+        if values["aperture"] == "measured":
+            mean = flip_detector(self.counts.mean(0, dtype=float), values["detector_flip"])
+            aperture = measured_aperture(mean, *k, geometry.measured_convergence_angle * mrad)
+        else:
+            aperture = disk_aperture(*k, values["convergence_angle"] * mrad)
+        aberrations = {name: values[name] for name in ("defocus", *ABERRATIONS)}
+        probe = make_probe(aperture, *k, geometry.wavelength, **aberrations)
         positions = scan_positions(
             geometry.scan_shape,
             values["scan_step"],

@@ -242,9 +242,7 @@ def _butterfly(radix: int, twiddles_first: bool):
             vector = ir.VectorType(ir.FloatType(), LANES)
 
             def place(offset, k):
-                index = builder.add(
-                    offset, builder.mul(args[3], ir.Constant(args[3].type, k))
-                )
+                index = builder.add(offset, builder.mul(args[3], ir.Constant(args[3].type, k)))
                 pointer = builder.gep(array.data, [index])
                 return builder.bitcast(pointer, vector.as_pointer())
 
@@ -409,9 +407,7 @@ def _copy_transposed(typingctx, target, into, source, start, pitch):
 
     def generate(context, builder, signature, args):
         vector = ir.VectorType(ir.FloatType(), LANES)
-        arrays = [
-            context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 2)
-        ]
+        arrays = [context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 2)]
         integer = args[1].type
 
         def pointer(array, offset):

@@ -280,9 +280,7 @@ def probe_gradient(
                         changes[n, m, a:b], changes[n, m, pixels + a : pixels + b],
                     )  # fmt: skip
             forward(wave, spectra[t, 0], plan, scratch[t])
-            _turn(
-                by_class[c, m], spectra[t, 0], ramps_rows[c], ramps_columns[c], np.float32(-1)
-            )
+            _turn(by_class[c, m], spectra[t, 0], ramps_rows[c], ramps_columns[c], np.float32(-1))
     for i in prange(columns):
         for m in range(modes):
             for part in range(2):

@@ -93,12 +93,13 @@ PARAMETERS = {
         Parameter("defocus", "number", "Å", -1e8, 1e8),
         *(_aberration(name) for name in ("C12a", "C12b", "C21a", "C21b", "C23a", "C23b", "C30")),
         Parameter("n_probe_modes", "integer", "", 1, 64, default=1),
+        Parameter("aperture", "choice", choices=("measured", "disk")),
         Parameter("algorithm", "choice", choices=ALGORITHMS, default="lsq-ml"),
         Parameter("noise_model", "choice", choices=NOISE_MODELS),
         Parameter("batch_size", "integer", "positions", 1, 1e6),
         Parameter("step_object", "number", "", 0, 10),
         Parameter("step_probe", "number", "", 0, 10),
-        Parameter("probe_start", "integer", "iterations", 0, 1e6, default=2),
+        Parameter("probe_start", "integer", "iterations", 0, 1e6, default=0),
     )
 }
 

@@ -43,7 +43,9 @@ def scan_positions(
     """
     angle, lean = np.radians(rotation), np.radians(shear)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    distortion = np.array([[np.sqrt(aspect), 0], [np.tan(lean) * np.sqrt(aspect), 1 / np.sqrt(aspect)]])
+    distortion = np.array(
+        [[np.sqrt(aspect), 0], [np.tan(lean) * np.sqrt(aspect), 1 / np.sqrt(aspect)]]
+    )
     grid = np.stack(np.mgrid[: scan_shape[0], : scan_shape[1]], -1).reshape(-1, 2)
     return step * scale * grid @ (turn @ distortion).T
 

@@ -52,16 +52,12 @@ def aberration_phase(
     return 2 * np.pi / wavelength * (second / 2 + third / 3 + C30 * squared**2 / 4)
 
 
-def make_probe(
+def beam_frequencies(
     shape: tuple[int, int],
     pixel_size: tuple[float, float],
-    wavelength: float,
-    aperture_radius: float,
-    *,
     beam_offset: tuple[float, float] = (0.0, 0.0),
-    **aberrations: float,
-) -> np.ndarray:
-    """An aberrated probe behind a round aperture.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Spatial frequencies from the beam's centre, in the order of ``np.fft.fft2``.
 
     Parameters
     ----------
@@ -69,14 +65,82 @@ def make_probe(
         Window in pixels (rows, columns).
     pixel_size
         Object pixel in Å (rows, columns).
-    wavelength
-        In Å.
-    aperture_radius
-        In 1/Å. The edge is one detector pixel wide.
     beam_offset
         Where the beam's centre is in the detector's plane relative to pixel ``shape // 2``, in
-        pixels (rows, columns). The probe then carries the phase ramp that this is in real space, so
-        that patterns need not be moved. The aberrations are centred on the beam.
+        pixels (rows, columns).
+
+    Returns
+    -------
+    Two arrays in 1/Å, (rows, 1) and (1, columns).
+    """
+    out = []
+    for n, d, offset in zip(shape, pixel_size, beam_offset, strict=True):
+        pixels = np.fft.fftfreq(n, 1 / n) - offset
+        # the far side of an off-centre beam wraps round the edge of the frequency grid
+        out.append(((pixels + n / 2) % n - n / 2) / (n * d))
+    return out[0][:, None], out[1][None, :]
+
+
+def disk_aperture(k_row: np.ndarray, k_column: np.ndarray, radius: float) -> np.ndarray:
+    """Amplitude of a round aperture whose edge is one pixel wide.
+
+    Parameters
+    ----------
+    k_row, k_column
+        As from :func:`beam_frequencies`.
+    radius
+        In 1/Å.
+    """
+    steps = [np.abs(np.diff(k.ravel()[:2]))[0] for k in (k_row, k_column)]
+    k = np.hypot(k_row, k_column)
+    edge = np.hypot(k_row * steps[0], k_column * steps[1]) / np.maximum(k, 1e-12)
+    edge = np.where(k > 0, edge, min(steps))
+    return np.sqrt(np.clip((radius - k) / edge + 0.5, 0, 1))
+
+
+def measured_aperture(
+    mean_pattern: np.ndarray, k_row: np.ndarray, k_column: np.ndarray, radius: float
+) -> np.ndarray:
+    """Amplitude of the aperture as the mean pattern shows it: its square root, near the disk.
+
+    What lies beyond 1.25 radii of the disk is scattered by the specimen, not let through by the
+    aperture. What lies between is the disk's blurred edge: a halo which all patterns share has to be
+    part of the probe, or else the object answers it with the period of the scan's own grid.
+
+    Parameters
+    ----------
+    mean_pattern
+        (rows, columns), zero frequency at pixel ``shape // 2``.
+    k_row, k_column
+        As from :func:`beam_frequencies`.
+    radius
+        Of the bright-field disk, in 1/Å.
+    """
+    amplitude = np.sqrt(np.fft.ifftshift(mean_pattern))
+    return amplitude * disk_aperture(k_row, k_column, 1.25 * radius)
+
+
+def make_probe(
+    aperture: np.ndarray,
+    k_row: np.ndarray,
+    k_column: np.ndarray,
+    wavelength: float,
+    **aberrations: float,
+) -> np.ndarray:
+    """An aberrated probe behind an aperture.
+
+    Where the beam is off the detector's centre the probe carries the phase ramp that this is in real
+    space, so that patterns need not be moved; the aberrations are centred on the beam.
+
+    Parameters
+    ----------
+    aperture
+        Amplitudes (rows, columns) in the order of ``np.fft.fft2``: of :func:`disk_aperture`
+        or :func:`measured_aperture`.
+    k_row, k_column
+        As from :func:`beam_frequencies`.
+    wavelength
+        In Å.
     **aberrations
         As for :func:`aberration_phase`.
 
@@ -85,24 +149,8 @@ def make_probe(
     complex128 array
         Centred on pixel ``shape // 2``, with Σ|P|² = 1.
     """
-    steps = [1 / (n * d) for n, d in zip(shape, pixel_size, strict=True)]
-    k_row, k_column = (
-        (np.fft.fftfreq(n, 1 / n) - offset) * step
-        for n, step, offset in zip(shape, steps, beam_offset, strict=True)
-    )
-    # the far side of an off-centre beam wraps round the edge of the frequency grid
-    k_row, k_column = (
-        (k + n * step / 2) % (n * step) - n * step / 2
-        for k, n, step in zip((k_row, k_column), shape, steps, strict=True)
-    )
-    k_row, k_column = k_row[:, None], k_column[None, :]
-    radius = np.hypot(k_row, k_column)
-    edge = np.hypot(k_row * steps[0], k_column * steps[1]) / np.maximum(radius, 1e-12)
-    edge = np.where(radius > 0, edge, min(steps))
-    aperture = np.clip((aperture_radius - radius) / edge + 0.5, 0, 1)
     phase = aberration_phase(k_row, k_column, wavelength, **aberrations)
-    probe = scipy.fft.fftshift(scipy.fft.ifft2(np.sqrt(aperture) * np.exp(-1j * phase)))
-    # fftshift moves the origin to shape // 2 for any size
+    probe = scipy.fft.fftshift(scipy.fft.ifft2(aperture * np.exp(-1j * phase)))
     return probe / np.sqrt((np.abs(probe) ** 2).sum())
 
 
@@ -127,7 +175,9 @@ def make_modes(probe: np.ndarray, n_modes: int, *, minor_power: float = 0.02) ->
     """
     power = np.abs(probe) ** 2
     total = power.sum()
-    axes = [np.arange(n) - (power.sum(1 - a) @ np.arange(n)) / total for a, n in enumerate(probe.shape)]
+    axes = [
+        np.arange(n) - (power.sum(1 - a) @ np.arange(n)) / total for a, n in enumerate(probe.shape)
+    ]
     widths = [np.sqrt((power.sum(1 - a) @ axis**2) / total) for a, axis in enumerate(axes)]
     y, x = axes[0][:, None] / widths[0], axes[1][None, :] / widths[1]
     modes: list[np.ndarray] = []

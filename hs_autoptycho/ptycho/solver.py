@@ -230,9 +230,7 @@ class State:
     def object_gradient(self, batch: Batch, probes: np.ndarray, changes: np.ndarray):
         """Σ conj(P) χ on the object's grid."""
         gradient = self.array("gradient", self.object.shape)
-        kernels.object_gradient(
-            changes, probes, batch.classes, batch.corners, self.plan, gradient
-        )
+        kernels.object_gradient(changes, probes, batch.classes, batch.corners, self.plan, gradient)
         return gradient
 
     def probe_gradient(self, batch: Batch, changes: np.ndarray) -> np.ndarray:
@@ -315,15 +313,15 @@ def epie_update(
     A. M. Maiden, J. M. Rodenburg, Ultramicroscopy 109, 1256 (2009).
     """
     gradient = state.object_gradient(batch, probes, changes)
-    brightest = state.illumination.max() / state.coverage * max(1, state.overlap(len(batch.indices)))
+    brightest = (
+        state.illumination.max() / state.coverage * max(1, state.overlap(len(batch.indices)))
+    )
     if step_probe > 0:
         (top, left), (bottom, right) = batch.corners.min(0), batch.corners.max(0) + state.shape
         strongest = (state.object[:, top:bottom, left:right] ** 2).sum(0).max()
         step = step_probe / (strongest * len(batch.indices))
         state.spectra += np.float32(step) * state.probe_gradient(batch, changes)
-    kernels.add_scaled(
-        state.object, gradient, np.float32(step_object / brightest)
-    )
+    kernels.add_scaled(state.object, gradient, np.float32(step_object / brightest))
 
 
 _UPDATES = {"lsq-ml": least_squares_update, "epie": epie_update}
@@ -347,7 +345,7 @@ def reconstruct(
     batch_size: int | None = None,
     step_object: float = 1.0,
     step_probe: float = 1.0,
-    probe_start: int = 2,
+    probe_start: int = 0,
     random_state: int = 0,
     subset: np.ndarray | None = None,
     callback: Callable[[int, float], None] | None = None,
@@ -435,9 +433,7 @@ def reconstruct(
     return result, state
 
 
-def held_out_deviance(
-    state: State, test: Patterns, *, batch_size: int = 64
-) -> np.ndarray:
+def held_out_deviance(state: State, test: Patterns, *, batch_size: int = 64) -> np.ndarray:
     """Poisson deviance a pixel of counts that were not used in the fit, for every position.
 
     Parameters

@@ -180,9 +180,7 @@ class CallableObjective:
         minimised.
     """
 
-    def __init__(
-        self, experiment: Experiment, function: Callable[[Reconstruction], float]
-    ):
+    def __init__(self, experiment: Experiment, function: Callable[[Reconstruction], float]):
         self.name = getattr(function, "__name__", "callable")
         self._experiment = experiment
         self._function = function

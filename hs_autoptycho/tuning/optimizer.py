@@ -89,9 +89,7 @@ class GaussianProcessOptimizer:
             news = self._told[-1:]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._optimizer.tell(
-                [v for v, _ in news], [worst if s is None else s for _, s in news]
-            )
+            self._optimizer.tell([v for v, _ in news], [worst if s is None else s for _, s in news])
 
     def _plain(self, place: Sequence[Any]) -> tuple:
         """scikit-optimize's numbers as values of the parameters, in plain Python types."""

@@ -95,7 +95,7 @@ def _read(name: str, description: Any) -> Any:
         log = len(description) == 3 and description[2] == "log"
         if not (len(description) == 2 or log):
             raise ParameterError(
-                f"{name}={description!r}: a range is (low, high) or (low, high, \"log\"); give a "
+                f'{name}={description!r}: a range is (low, high) or (low, high, "log"); give a '
                 "list, [a, b, c], to choose among values."
             )
         low, high = (parameter.check(limit) for limit in description[:2])
@@ -109,7 +109,9 @@ def _read(name: str, description: Any) -> Any:
         raise ParameterError(f"{name}={description!r}: there is nothing to choose from.")
     if len(choices) == 1:
         return choices[0]
-    return Dimension(name, choices=choices if parameter.kind == "choice" else tuple(sorted(choices)))
+    return Dimension(
+        name, choices=choices if parameter.kind == "choice" else tuple(sorted(choices))
+    )
 
 
 def size(dimensions: Sequence[Dimension]) -> float:

@@ -132,9 +132,7 @@ def tune(
             if trial.status == "interrupted":
                 interrupted = True
                 break
-            if trial.objective is not None and (
-                best is None or trial.objective < best.objective
-            ):
+            if trial.objective is not None and (best is None or trial.objective < best.objective):
                 best, reconstruction = trial, result
             optimizer.tell(parameters, trial.objective)
             if callback is not None and callback(trial, best):
