@@ -81,7 +81,8 @@ def _check(block: np.ndarray, first_row: int) -> None:
         "a background that was subtracted, perhaps. Add it again, or set them to zero, "
         "`s.data = s.data.clip(0)`"
     )
-    if block.dtype.kind == "f" and not np.isfinite(block.sum()):
+    # summed in double precision: half floats would overflow
+    if block.dtype.kind == "f" and not np.isfinite(block.sum(dtype=np.float64)):
         bad, what = ~np.isfinite(block), "NaN or infinite"
         remedy = "set them to zero, `s.data[~np.isfinite(s.data)] = 0`, or crop them away"
     if bad.any():

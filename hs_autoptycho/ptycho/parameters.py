@@ -55,23 +55,21 @@ class Parameter:
             If it has another type or lies outside of the limits.
         """
         if self.kind == "choice":
-            if value in self.choices:
+            if isinstance(value, str) and value in self.choices:
                 return str(value)
             raise ParameterError(f"{self.name}={value!r}: choose one of {list(self.choices)}.")
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise ParameterError(f"{self.name}={value!r} is not a number{self._in_unit()}.")
+            unit = f" in {self.unit}" if self.unit else ""
+            raise ParameterError(f"{self.name}={value!r} is not a number{unit}.")
         number = float(value)
         if self.kind == "integer" and not number.is_integer():
             raise ParameterError(f"{self.name}={value!r} is not a whole number.")
         if not self.low <= number <= self.high:
+            unit = f" {self.unit}" if self.unit else ""
             raise ParameterError(
-                f"{self.name}={value!r} is out of range: {self.low:g} to {self.high:g}"
-                f"{self._in_unit()}."
+                f"{self.name}={value!r} is out of range: {self.low:g} to {self.high:g}{unit}."
             )
         return int(number) if self.kind == "integer" else number
-
-    def _in_unit(self) -> str:
-        return f" {self.unit}" if self.unit else ""
 
 
 def _aberration(name: str) -> Parameter:

@@ -105,7 +105,7 @@ class Patterns:
                 dtype = np.dtype(np.float32) if dtype.kind == "f" else dtype
                 dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype
                 counts = np.empty((n_positions, shape[0] * shape[1]), dtype)
-            counts[done : done + len(ordered)] = ordered.reshape(len(ordered), -1)
+            counts[done : done + len(ordered)] = ordered.reshape(-1, counts.shape[1])
             done += len(ordered)
         if counts is None or done != n_positions:
             raise ValueError(f"Expected {n_positions} patterns, got {done}.")

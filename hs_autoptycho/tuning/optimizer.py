@@ -52,10 +52,12 @@ class GaussianProcessOptimizer:
         self._space = Space([_skopt_dimension(d) for d in self.dimensions])
         self._optimizer = SkoptOptimizer(
             self._space,
-            base_estimator="GP",
+            base_estimator=_gaussian_process(self._space.transformed_n_dims, random_state),
             n_initial_points=n_initial,
             initial_point_generator="lhs",
             acq_func="EI",
+            # skopt's own ξ of 0.01 is in units of the score, whose whole range can be less
+            acq_func_kwargs={"xi": 0.0},
             random_state=random_state,
         )
         self._random = np.random.RandomState(random_state)
@@ -94,6 +96,26 @@ class GaussianProcessOptimizer:
     def _plain(self, place: Sequence[Any]) -> tuple:
         """scikit-optimize's numbers as values of the parameters, in plain Python types."""
         return tuple(_value(d, x) for d, x in zip(self.dimensions, place, strict=True))
+
+
+def _gaussian_process(n_dimensions: int, random_state: int):
+    """A Matérn 5/2 process with noise, whose features are neither pixels nor the whole range.
+
+    With free length scales, few points of a narrow valley on a slope look like noise on the slope.
+    """
+    from skopt.learning.gaussian_process import GaussianProcessRegressor
+    from skopt.learning.gaussian_process.kernels import ConstantKernel, Matern
+
+    kernel = ConstantKernel(1.0, (0.01, 1000.0)) * Matern(
+        length_scale=[0.2] * n_dimensions, length_scale_bounds=[(0.03, 1.0)] * n_dimensions, nu=2.5
+    )
+    return GaussianProcessRegressor(
+        kernel=kernel,
+        normalize_y=True,
+        noise="gaussian",
+        n_restarts_optimizer=2,
+        random_state=random_state,
+    )
 
 
 def _skopt_dimension(dimension: Dimension):

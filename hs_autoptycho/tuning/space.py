@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from hs_autoptycho.ptycho.parameters import PARAMETERS, ParameterError, check_names
 
 
@@ -84,6 +86,8 @@ def read_space(parameters: Mapping[str, Any]) -> tuple[list[Dimension], dict[str
 def _read(name: str, description: Any) -> Any:
     """A `Dimension`, or the checked value of a parameter that is held."""
     parameter = PARAMETERS[name]
+    if isinstance(description, np.ndarray):
+        description = description.tolist()
     if isinstance(description, (str, numbers.Number)) or not isinstance(description, Sequence):
         return parameter.check(description)
     if not parameter.tunable:
