@@ -1,14 +1,14 @@
 """Tune scan rotation and defocus of a real defocused-probe scan, from several seeds.
 
 The scan is that of frozen-hydrated rotavirus particles published with Ptycho.jl (Xiaopeng Wu and Yu
-Lei; MIT licence), as a HyperSpy file: 48 × 48 positions, 128 × 128 detector pixels, 300 kV. Measured
-independently, from bright-field shifts and the centre of mass, its scan rotation is −120.4° and its
-defocus 133 to 139 thousand Å.
+Lei; MIT licence), as a HyperSpy file: 48 × 48 positions, 128 × 128 detector pixels, 300 kV.
+Measured independently, from bright-field shifts and the centre of mass, its scan rotation is
+−120.4° and its defocus 133 to 139 thousand Å.
 
     python benchmarks/autotune_rotavirus.py rotavirus_A.hspy [--seeds 0 1 2 3 4] [--picture FILE]
 
-prints a line a seed and exits with 1 unless every seed found the rotation within 2.5° and a defocus of
-130 to 150 thousand Å.
+prints a line a seed and exits with 1 unless every seed found the rotation within 2.5° and a defocus
+of 130 to 150 thousand Å.
 """
 
 import argparse

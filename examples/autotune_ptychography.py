@@ -2,10 +2,10 @@
 Ptychography that tunes itself
 ==============================
 
-From a 4D-STEM scan to a calibrated phase image, with the parameters found from the data. The scan is
-simulated (a twisted bilayer of MoS2 at 80 kV, Poisson noise), so that what was found can be compared
-with what was put in. Run it with ``python examples/autotune_ptychography.py [FOLDER]``; the pictures
-are written to FOLDER, the current one by default.
+From a 4D-STEM scan to a calibrated phase image, with the parameters found from the data. The scan
+is simulated (a twisted bilayer of MoS2 at 80 kV, Poisson noise), so that what was found can be
+compared with what was put in. Run it with ``python examples/autotune_ptychography.py [FOLDER]``;
+the pictures are written to FOLDER, the current one by default.
 """
 
 import sys

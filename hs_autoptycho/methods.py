@@ -57,8 +57,8 @@ def reconstruct_ptycho(
 ) -> PtychographicObject:
     """Reconstruct the object of a 4D-STEM scan by iterative ptychography.
 
-    The signal is ``(x, y | kx, ky)``, lazy or not; calibration comes from its axes and metadata, and
-    what is given here takes precedence. The centre and the radius of the bright-field disk are
+    The signal is ``(x, y | kx, ky)``, lazy or not; calibration comes from its axes and metadata,
+    and what is given here takes precedence. The centre and the radius of the bright-field disk are
     measured.
 
     Parameters
@@ -88,8 +88,8 @@ def reconstruct_ptycho(
     C12a, C12b, C21a, C21b, C23a, C23b, C30
         Aberrations of the initial probe in Å (Cartesian, as abTEM and py4DSTEM). Default: 0.
     aperture
-        Amplitude of the initial probe in the detector's plane: ``"measured"``, the square root of the
-        mean pattern in and near the bright-field disk, or ``"disk"``, a uniform disk. Default:
+        Amplitude of the initial probe in the detector's plane: ``"measured"``, the square root of
+        the mean pattern in and near the bright-field disk, or ``"disk"``, a uniform disk. Default:
         ``"measured"``, but ``"disk"`` where a convergence angle is given.
     algorithm
         ``"lsq-ml"`` (default; least-squares maximum likelihood with line search [1]_) or ``"epie"``
@@ -144,7 +144,7 @@ def reconstruct_ptycho(
     >>> s = twisted_bilayer_mos2()
     >>> obj = s.reconstruct_ptycho(defocus=200, scan_rotation=12, n_iterations=20)
     >>> obj
-    <PtychographicObject, title: Twisted bilayer MoS2 (simulated), dimensions: (1|172, 172)>
+    <PtychographicObject, title: Twisted bilayer MoS2 (simulated), dimensions: (1|183, 184)>
     """
     given = {
         name: value
@@ -158,7 +158,12 @@ def reconstruct_ptycho(
     _check_count("n_iterations", n_iterations)
     with _threads(num_workers):
         experiment, origin = _read(
-            self, parameters, show_progressbar, disk_center=disk_center, disk_radius=disk_radius
+            self,
+            parameters,
+            show_progressbar,
+            disk_center=disk_center,
+            disk_radius=disk_radius,
+            needs_defocus=True,
         )
         parameters = experiment.complete(parameters)
         with _progressbar(n_iterations, "Reconstruct", show_progressbar) as bar:
@@ -205,10 +210,10 @@ def autotune_ptycho(
         Number of reconstructions to spend.
     objective
         ``"held_out"`` (default): Poisson deviance of 10 % of the counts, which no trial has seen.
-        ``"data_error"``: error of the fit itself; it always prefers more freedom. ``"frc"``: one less
-        the Fourier ring correlation of two halves of the data. Or a function that takes a
-        reconstruction (with ``object``, ``probe``, ``errors``, ``status``) and returns a number to be
-        minimised.
+        ``"data_error"``: error of the fit itself; it always prefers more freedom. ``"frc"``: one
+        less the Fourier ring correlation of two halves of the data. Or a function that takes a
+        reconstruction (with ``object``, ``probe``, ``errors``, ``status``) and returns a number to
+        be minimised.
     fixed
         Parameters that all trials share, as for :meth:`reconstruct_ptycho`, also ``disk_center``
         and ``disk_radius``.
@@ -263,8 +268,8 @@ def autotune_ptycho(
     if unknown:
         name = next(iter(unknown))
         raise TypeError(
-            f"autotune_ptycho() has no argument {name!r}. What to tune goes into `parameters`, what "
-            f"to hold into `fixed`: fixed={{{name!r}: {unknown[name]!r}}}."
+            f"autotune_ptycho() has no argument {name!r}. What to tune goes into `parameters`, "
+            f"what to hold into `fixed`: fixed={{{name!r}: {unknown[name]!r}}}."
         )
     held = dict(fixed or {})
     disk = {name: held.pop(name, None) for name in ("disk_center", "disk_radius")}
@@ -289,6 +294,13 @@ def autotune_ptycho(
 
             dimensions, found = default_space(experiment, held)
             origin["notes"] = [*origin["notes"], *found]
+            if not dimensions:
+                raise ParameterError(
+                    "There is nothing to tune: scan rotation and defocus are both held. Give "
+                    "ranges in `parameters`, or call reconstruct_ptycho."
+                )
+        # what cannot work for any trial is said before the first
+        experiment.complete({**held, **{d.name: d.low for d in dimensions if d.low is not None}})
         score = make_objective(objective, experiment, random_state=random_state)
         search = GaussianProcessOptimizer(
             dimensions, n_initial=min(n_trials, _n_initial(dimensions)), random_state=random_state
@@ -381,16 +393,22 @@ def _progressbar(total: int, description: str, show: bool | None):
     return progressbar(total=total, desc=description, disable=not show, leave=True)
 
 
-def _read(signal, parameters, show_progressbar, *, disk_center, disk_radius):
+def _read(signal, parameters, show_progressbar, *, disk_center, disk_radius, needs_defocus=False):
     """The scan as an `Experiment`, and what the result remembers of it."""
+    from hs_autoptycho._quantities import QUANTITIES
     from hs_autoptycho.calibration import check_signal, geometry_from_signal
-    from hs_autoptycho.ptycho.experiment import Experiment
+    from hs_autoptycho.ptycho.experiment import UNKNOWN_DEFOCUS, Experiment
     from hs_autoptycho.ptycho.loading import fingerprint, load_counts
+    from hs_autoptycho.ptycho.parameters import ParameterError
 
     names = ("beam_energy", "convergence_angle", "scan_step", "reciprocal_pixel",
              "scan_rotation", "defocus")  # fmt: skip
     stated = {name: parameters[name] for name in names if name in parameters}
     check_signal(signal, **stated)
+    if needs_defocus and "defocus" not in stated:
+        # what can be known before the data are read, which may take long, is told before
+        if signal.metadata.get_item(QUANTITIES["defocus"].item) is None:
+            raise ParameterError(UNKNOWN_DEFOCUS)
     data = signal.data
     show = show_progressbar if signal._lazy else False
     with _progressbar(data.shape[0], "Read", show) as bar:
@@ -415,6 +433,10 @@ def _wrap(experiment, parameters, reconstruction, seed, origin, tuning=None):
     from hs_autoptycho.ptycho.probe import center_beam
     from hs_autoptycho.signals import PtychographicObject
 
+    remarks = experiment.remarks(parameters)
+    for remark in remarks:
+        _logger.warning(remark)
+    notes = [*origin["notes"], *remarks]
     geometry = experiment.geometry.flipped(parameters["detector_flip"])
     pixel = np.array(geometry.object_pixel)
     placement = reconstruction.placement
@@ -438,7 +460,7 @@ def _wrap(experiment, parameters, reconstruction, seed, origin, tuning=None):
         seed=seed,
         versions=_versions(),
         fingerprint=origin["fingerprint"],
-        notes=origin["notes"],
+        notes=notes,
         tuning=tuning,
         original_metadata_general=origin["general"],
     )

@@ -1,8 +1,8 @@
 """Scan rotation and defocus from the motion of bright-field images, without a reconstruction.
 
 Every pixel inside the bright-field disk gives an image of the specimen. With defocus these images
-are displaced against each other: the part of the probe that goes into direction k meets the specimen
-at λ·C10·k from the probe's centre. In pixels of the scan the image of k is displaced by
+are displaced against each other: the part of the probe that goes into direction k meets the
+specimen at λ·C10·k from the probe's centre. In pixels of the scan the image of k is displaced by
 
     u(k) = λ·defocus/step · R(−θ)·k,
 
@@ -14,7 +14,7 @@ The complex conjugate of object and probe, turned by 180°, gives the same patte
 
 References
 ----------
-G. Varnavides et al., arXiv:2309.05250 (2023); C. Ophus et al., Microsc. Microanal. 25 (S2), 10 (2019).
+G. Varnavides et al., arXiv:2309.05250 (2023).
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ from scipy.optimize import minimize
 
 # At most this many images, of detector pixels taken together
 _IMAGES = 120
-# The contrast of the aligned sum has to exceed that of other alignments by so many standard
-# deviations of theirs
-_SIGNIFICANT = 4.0
+# Two halves of the images have to agree on the displacement at the disk's edge, in scan pixels
+_AGREEMENT = 1.0
 
 
 class BrightFieldShifts(NamedTuple):
@@ -39,8 +38,6 @@ class BrightFieldShifts(NamedTuple):
     """Degrees."""
     defocus: float
     """Å, positive."""
-    significance: float
-    """By how many standard deviations of other alignments' contrast this one's is higher."""
 
 
 def measure_bright_field_shifts(
@@ -80,30 +77,31 @@ def measure_bright_field_shifts(
     spectra = spectra[:, use]
     rows, columns = (f[use] for f in frequencies)
 
-    def contrast(shift_row: float, shift_column: float) -> float:
-        """Power of the sum of all images, moved by the linear map of a rotated disk."""
-        along = places[:, 0] * shift_row - places[:, 1] * shift_column
-        across = places[:, 0] * shift_column + places[:, 1] * shift_row
+    def contrast(shift: tuple[float, float], some: slice = slice(None)) -> float:
+        """Power of the sum of images, displaced back by the linear map of a rotated disk."""
+        along = places[some, 0] * shift[0] - places[some, 1] * shift[1]
+        across = places[some, 0] * shift[1] + places[some, 1] * shift[0]
         phase = 2j * np.pi * (along[:, None] * rows + across[:, None] * columns)
-        total = (spectra * np.exp(phase)).sum(0)
-        return float((np.abs(total) ** 2).sum())
+        return float((np.abs((spectra[some] * np.exp(phase)).sum(0)) ** 2).sum())
 
     reach = min(largest_defocus * defocus_to_shift, min(images.shape[1:]) / 3)
-    steps = np.arange(-np.floor(2 * reach), np.floor(2 * reach) + 1) / 2
-    steps = steps if len(steps) < 33 else np.linspace(-reach, reach, 33)
-    grid = [(y, x) for y in steps for x in steps if np.hypot(y, x) <= reach]
-    values = np.array([contrast(*point) for point in grid])
-    best = grid[int(np.argmax(values))]
-    far = values[np.hypot(*(np.array(grid) - best).T) > 1.5]
-    significance = (values.max() - far.mean()) / max(far.std(), 1e-30) if len(far) > 8 else 0.0
-    if significance < _SIGNIFICANT:
+    steps = np.linspace(-reach, reach, 2 * int(min(np.ceil(2 * reach), 16)) + 1)
+    grid = np.array([(y, x) for y in steps for x in steps if np.hypot(y, x) <= reach])
+    # chance makes one half of the images line up somewhere, but not the other half there too
+    halves = [
+        grid[np.argmax([contrast(point, half) for point in grid])]
+        for half in (slice(0, None, 2), slice(1, None, 2))
+    ]
+    if np.hypot(*(halves[0] - halves[1])) > max(_AGREEMENT, 1.5 * (steps[1] - steps[0])):
         return None
-    found = minimize(lambda p: -contrast(*p), best, method="Nelder-Mead",
-                     options={"xatol": 1e-3, "fatol": 1e-6 * values.max()})  # fmt: skip
+    best = max(halves, key=contrast)
+    found = minimize(
+        lambda shift: -contrast(shift), best, method="Nelder-Mead", options={"xatol": 1e-3}
+    )
     shift_row, shift_column = found.x
     rotation = float(np.degrees(np.arctan2(-shift_column, shift_row)))
     defocus = float(np.hypot(shift_row, shift_column) / defocus_to_shift)
-    return BrightFieldShifts(rotation, defocus, float(significance))
+    return BrightFieldShifts(rotation, defocus)
 
 
 def _bright_field_images(counts, center, radius) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,11 @@ LARGEST_OBJECT = 400e6
 # largest part of the probe's intensity that may lie in the outer tenth of its window
 LARGEST_SPILL = 0.25
 
+UNKNOWN_DEFOCUS = (
+    "The defocus is not known. Give it in the call, `defocus=300` (Å, positive for underfocus), or "
+    "let `autotune_ptycho` find it."
+)
+
 
 @dataclass
 class Experiment:
@@ -77,10 +82,7 @@ class Experiment:
         values["convergence_angle"] = geometry.measured_convergence_angle
         values.update(parameters)
         if values["defocus"] is None:
-            raise ParameterError(
-                "The defocus is not known. Give it in the call, `defocus=300` (Å, positive for "
-                "underfocus), or let `autotune_ptycho` find it."
-            )
+            raise ParameterError(UNKNOWN_DEFOCUS)
         least_squares = values["algorithm"] == "lsq-ml"
         defaults = {
             # a convergence angle that somebody gave is meant to be used
@@ -129,6 +131,17 @@ class Experiment:
             )
         placement = place(positions / np.array(pixel), shape)
         return placement, make_modes(probe, values["n_probe_modes"])
+
+    def remarks(self, values: Mapping[str, Any]) -> list[str]:
+        """What a user should know of a set of parameters, one sentence each."""
+        spill = probe_spill(self.start(values)[1])
+        if spill < LARGEST_SPILL:
+            return []
+        window = 1 / self.geometry.reciprocal_pixel
+        return [
+            f"{100 * spill:.0f} % of the initial probe lie in the outer tenth of its window of "
+            f"{window:.4g} Å: with this defocus the detector's pixels are too coarse."
+        ]
 
     def fit(
         self,

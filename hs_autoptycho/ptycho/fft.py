@@ -6,9 +6,9 @@ butterflies leave it; whoever compares a spectrum with measured data brings the 
 once (:attr:`Plan.row_order`, :attr:`Plan.column_order`), and no permutation is ever done in a loop.
 
 `LANES` columns are transformed side by side, as one vector register each. The butterflies are
-written in LLVM's vector instructions (:func:`_butterfly`), because LLVM does not vectorise such loops
-by itself: it would have to check too many pointers for overlap. The prime factors 2, 3, 5 and the
-products 4 and 8 have a butterfly of their own; any other prime is a plain sum.
+written in LLVM's vector instructions (:func:`_butterfly`), because LLVM does not vectorise such
+loops by itself: it would have to check too many pointers for overlap. The prime factors 2, 3, 5 and
+the products 4 and 8 have a butterfly of their own; any other prime is a plain sum.
 """
 
 from __future__ import annotations

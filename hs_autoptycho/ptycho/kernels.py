@@ -80,7 +80,10 @@ def _exit_wave(wave, probe, object_, corner, rows, columns):
 
 @njit(**_JIT)
 def _amplitude_factor(intensity, amplitude, norm):
-    """Turn the model's intensity, in place, into χ's spectrum over Ψ; return Σ(√I_measured − √I)²."""
+    """Turn the model's intensity, in place, into χ's spectrum over Ψ.
+
+    Returns Σ(√I_measured − √I)².
+    """
     error = np.float32(0)
     root = np.float32(np.sqrt(norm))
     for k in range(len(intensity)):
@@ -97,8 +100,8 @@ def _poisson_factor(intensity, amplitude, norm):
 
     The likelihood's own gradient, Ψ(1 − I_measured/I), has no bound where the model is dark. Its
     proximal operator has: the amplitude that minimises a² − 2 I_measured log a + ρ(a − a₀)² is
-    (ρa₀ + √(ρ²a₀² + 4(1 + ρ) I_measured)) / 2(1 + ρ). Near the minimum it goes 2/(2 + ρ) of the way,
-    which is made good. See H. Chang et al., SIAM J. Imaging Sci. 11, 24 (2018).
+    (ρa₀ + √(ρ²a₀² + 4(1 + ρ) I_measured)) / 2(1 + ρ). Near the minimum it goes 2/(2 + ρ) of the
+    way, which is made good. See H. Chang et al., SIAM J. Imaging Sci. 11, 24 (2018).
     """
     rho = np.float32(8)
     error = np.float32(0)

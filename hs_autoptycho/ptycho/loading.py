@@ -89,7 +89,8 @@ def _check(block: np.ndarray, first_row: int) -> None:
         y, x, row, column = (int(i) for i in np.argwhere(bad)[0])
         raise DataError(
             f"{int(bad.sum())} values are {what}; the first is {block[y, x, row, column]} at scan "
-            f"position (x={x}, y={y + first_row}), detector pixel (kx={column}, ky={row}): {remedy}."
+            f"position (x={x}, y={y + first_row}), detector pixel (kx={column}, ky={row}): "
+            f"{remedy}."
         )
 
 

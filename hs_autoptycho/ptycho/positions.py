@@ -22,9 +22,9 @@ def scan_positions(
 ) -> np.ndarray:
     """Positions of a raster scan in the detector's frame.
 
-    ``(row, column) = step · R(θ) · S · (slow, fast)``, ``R = [[cos θ, −sin θ], [sin θ, cos θ]]``. The
-    scan's own distortion S acts first: the slow axis is `aspect` times as long as the fast one (their
-    product is kept) and the slow axis leans by `shear`.
+    ``(row, column) = step · R(θ) · S · (slow, fast)``, ``R = [[cos θ, −sin θ], [sin θ, cos θ]]``.
+    The scan's own distortion S acts first: the slow axis is `aspect` times as long as the fast one
+    (their product is kept) and the slow axis leans by `shear`.
 
     Parameters
     ----------

@@ -104,8 +104,8 @@ def measured_aperture(
     """Amplitude of the aperture as the mean pattern shows it: its square root, near the disk.
 
     What lies beyond 1.25 radii of the disk is scattered by the specimen, not let through by the
-    aperture. What lies between is the disk's blurred edge: a halo which all patterns share has to be
-    part of the probe, or else the object answers it with the period of the scan's own grid.
+    aperture. What lies between is the disk's blurred edge: a halo which all patterns share has to
+    be part of the probe, or else the object answers it with the period of the scan's own grid.
 
     Parameters
     ----------
@@ -129,8 +129,8 @@ def make_probe(
 ) -> np.ndarray:
     """An aberrated probe behind an aperture.
 
-    Where the beam is off the detector's centre the probe carries the phase ramp that this is in real
-    space, so that patterns need not be moved; the aberrations are centred on the beam.
+    Where the beam is off the detector's centre the probe carries the phase ramp that this is in
+    real space, so that patterns need not be moved; the aberrations are centred on the beam.
 
     Parameters
     ----------

@@ -32,7 +32,8 @@ ALGORITHMS = ("lsq-ml", "epie")
 NOISE_MODELS = ("amplitude", "poisson")
 
 # The line search makes each batch fit best by itself, noise included: the steps shrink, so that the
-# noise of the batches averages out. After this many updates of an object pixel they are half as long.
+# noise of the batches averages out. After this many updates of an object pixel they are half as
+# long.
 SETTLING_UPDATES = 60
 
 # A run whose error rises to this multiple of the first pass's has diverged.
@@ -47,8 +48,8 @@ class Reconstruction:
     ----------
     object : complex64 (1, Y, X)
     probe : complex64 (modes, rows, columns)
-        Orthogonal, strongest first; Σ|P|² is the mean number of counts a pattern where the object is
-        vacuum.
+        Orthogonal, strongest first; Σ|P|² is the mean number of counts a pattern where the object
+        is vacuum.
     placement : Placement
         Where the positions are on the object.
     errors : float64 (passes,)

@@ -77,9 +77,10 @@ def default_space(
             "defocus": (defocus - width, defocus + width),
         }
         notes.append(
-            f"The motion of the bright-field images gives a scan rotation of {rotation:.1f} degrees "
-            f"and a defocus of {defocus:.4g} Å. The opposite defocus with the scan turned by 180 "
-            "degrees fits as well and gives the conjugate object: if matter is dark in the phase, "
+            f"The motion of the bright-field images gives a scan rotation of {rotation:.1f} "
+            f"degrees and a defocus of {defocus:.4g} Å. The opposite defocus with the scan turned "
+            "by 180 degrees fits as well and gives the conjugate object: if matter is dark in the "
+            "phase, "
             f'set fixed={{"scan_rotation": {(rotation + 360) % 360 - 180:.1f}}}.'
         )
     for note in notes:

@@ -103,8 +103,8 @@ class HeldOutCounts:
 class DataError:
     """The error of the fit itself: falls with every freedom that the model is given.
 
-    Use it to compare values of parameters that are no freedom of the model, or to compare with other
-    programs.
+    Use it to compare values of parameters that are no freedom of the model, or to compare with
+    other programs.
     """
 
     name = "data_error"
