@@ -156,6 +156,7 @@ def reconstruct_ptycho(
     check_names(unknown)
     parameters = check_parameters(given)
     _check_count("n_iterations", n_iterations)
+    _check_seed(random_state)
     with _threads(num_workers):
         experiment, origin = _read(
             self,
@@ -259,10 +260,8 @@ def autotune_ptycho(
     >>> obj.best_parameters  # doctest: +SKIP
     {'scan_rotation': -121.3, 'defocus': 312.0}
     """
-    from hs_autoptycho.ptycho.parameters import ParameterError, check_names, check_parameters
     from hs_autoptycho.tuning.objectives import make_objective
     from hs_autoptycho.tuning.optimizer import GaussianProcessOptimizer
-    from hs_autoptycho.tuning.space import read_space
     from hs_autoptycho.tuning.tuner import tune
 
     if unknown:
@@ -271,36 +270,21 @@ def autotune_ptycho(
             f"autotune_ptycho() has no argument {name!r}. What to tune goes into `parameters`, "
             f"what to hold into `fixed`: fixed={{{name!r}: {unknown[name]!r}}}."
         )
-    held = dict(fixed or {})
-    disk = {name: held.pop(name, None) for name in ("disk_center", "disk_radius")}
-    check_names(held, "fixed parameter")
-    held = check_parameters(held)
-    dimensions, more = read_space(parameters or {})
-    for name in {**more, **{d.name: None for d in dimensions}}:
-        if name in held:
-            raise ParameterError(f"{name} is both in `parameters` and in `fixed`.")
-    held.update(more)
+    dimensions, held, disk = _read_search(parameters, fixed)
     for name, number in (
         ("n_trials", n_trials),
         ("n_iterations", n_iterations),
         ("n_trial_iterations", n_trial_iterations),
     ):
         _check_count(name, number)
+    _check_seed(random_state)
 
     with _threads(num_workers):
         experiment, origin = _read(self, held, show_progressbar, **disk)
-        if not dimensions:
-            from hs_autoptycho.tuning.default_space import default_space
-
-            dimensions, found = default_space(experiment, held)
-            origin["notes"] = [*origin["notes"], *found]
-            if not dimensions:
-                raise ParameterError(
-                    "There is nothing to tune: scan rotation and defocus are both held. Give "
-                    "ranges in `parameters`, or call reconstruct_ptycho."
-                )
+        dimensions = dimensions or _measured_ranges(experiment, held, origin)
         # what cannot work for any trial is said before the first
-        experiment.complete({**held, **{d.name: d.low for d in dimensions if d.low is not None}})
+        some = {d.name: d.choices[0] if d.choices else d.low for d in dimensions}
+        experiment.complete({**held, **some})
         score = make_objective(objective, experiment, random_state=random_state)
         search = GaussianProcessOptimizer(
             dimensions, n_initial=min(n_trials, _n_initial(dimensions)), random_state=random_state
@@ -334,11 +318,10 @@ def autotune_ptycho(
                 )
         else:
             reconstruction.status = "interrupted"
-            origin["notes"] = [
-                *origin["notes"],
+            origin["notes"].append(
                 f"Tuning was interrupted after {len(tuning.trials)} of {n_trials} trials; the "
-                f"object is that of trial {tuning.best.number}, not refined.",
-            ]
+                f"object is that of trial {tuning.best.number}, not refined."
+            )
     record = {
         "objective": score.name,
         "parameters": [d.name for d in dimensions],
@@ -348,6 +331,37 @@ def autotune_ptycho(
         "n_trial_iterations": n_trial_iterations,
     }
     return _wrap(experiment, values, reconstruction, random_state, origin, record)
+
+
+def _read_search(parameters, fixed):
+    """What varies, what is held, and the disk's centre and radius, from a user's dictionaries."""
+    from hs_autoptycho.ptycho.parameters import ParameterError, check_names, check_parameters
+    from hs_autoptycho.tuning.space import read_space
+
+    held = dict(fixed or {})
+    disk = {name: held.pop(name, None) for name in ("disk_center", "disk_radius")}
+    check_names(held, "fixed parameter")
+    held = check_parameters(held)
+    dimensions, single = read_space(parameters or {})
+    for name in [*single, *(d.name for d in dimensions)]:
+        if name in held:
+            raise ParameterError(f"{name} is both in `parameters` and in `fixed`.")
+    return dimensions, {**held, **single}, disk
+
+
+def _measured_ranges(experiment, held, origin):
+    """The ranges of a search for which nobody gave any."""
+    from hs_autoptycho.ptycho.parameters import ParameterError
+    from hs_autoptycho.tuning.default_space import default_space
+
+    dimensions, notes = default_space(experiment, held)
+    if not dimensions:
+        raise ParameterError(
+            "There is nothing to tune: scan rotation and defocus are both held. Give ranges in "
+            "`parameters`, or call reconstruct_ptycho."
+        )
+    origin["notes"] += notes
+    return dimensions
 
 
 def _parameter_names() -> set[str]:
@@ -364,6 +378,22 @@ def _n_initial(dimensions) -> int:
 def _check_count(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"{name}={value!r}: a whole number of at least 1 is needed.")
+
+
+def _seed(random_state: Any) -> int:
+    """The seed as a plain number, for it is recorded; None draws one."""
+    if random_state is None:
+        import secrets
+
+        return secrets.randbits(32)
+    if isinstance(random_state, numbers.Integral) and 0 <= random_state < 2**32:
+        return int(random_state)
+    raise ValueError(f"random_state={random_state!r}: a whole number from 0 to 2³² - 1 is needed.")
+
+
+def _check_seed(random_state: Any) -> None:
+    if isinstance(random_state, bool) or not isinstance(random_state, numbers.Integral):
+        raise ValueError(f"random_state={random_state!r}: a whole number is needed.")
 
 
 @contextlib.contextmanager

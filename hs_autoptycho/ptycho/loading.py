@@ -99,7 +99,7 @@ def _whole_numbers(counts: np.ndarray) -> np.ndarray:
     for pattern in counts:
         if not np.array_equal(pattern, np.rint(pattern)):
             return counts
-    largest = counts.max()
+    largest = float(counts.max())
     for dtype in (np.uint8, np.uint16, np.uint32):
         if largest <= np.iinfo(dtype).max:
             return counts.astype(dtype)

@@ -215,7 +215,7 @@ def make_objective(
     """
     if callable(objective):
         return CallableObjective(experiment, objective)
-    if objective not in OBJECTIVES:
+    if not isinstance(objective, str) or objective not in OBJECTIVES:
         raise ObjectiveError(
             f"objective={objective!r} is not known: choose one of {list(OBJECTIVES)}, or give a "
             "function that takes a reconstruction and returns a number."

@@ -1,0 +1,44 @@
+"""A small scan for all tests of tuning."""
+
+import numba
+import pytest
+
+from hs_autoptycho.calibration import geometry_from_signal
+from hs_autoptycho.data import twisted_bilayer_mos2
+from hs_autoptycho.ptycho.experiment import Experiment
+from hs_autoptycho.ptycho.loading import load_counts
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small arrays: threads that wait for each other on a busy machine cost more than they save."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def simulate():
+    """An experiment with four different sizes; and the signal, for the truth."""
+
+    def make(**options):
+        signal = twisted_bilayer_mos2(
+            **{
+                "scan_shape": (9, 11),
+                "detector_shape": (48, 64),
+                "defocus": 120,
+                "scan_rotation": 12,
+                **options,
+            }
+        )
+        counts = load_counts(signal.data)
+        geometry = geometry_from_signal(signal, counts.mean(0), scan_rotation=12, defocus=120)
+        return Experiment(counts, geometry), signal
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def experiment(simulate):
+    return simulate()[0]
