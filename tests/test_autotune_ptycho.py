@@ -326,7 +326,7 @@ def interrupt_batch(monkeypatch, number):
     """Raise KeyboardInterrupt in the `number`-th update of any solver."""
     from hs_autoptycho.ptycho import solver
 
-    update, calls = solver._UPDATES["lsq-ml"], []
+    update, calls = solver.UPDATES["lsq-ml"], []
 
     def interrupted(*args):
         calls.append(1)
@@ -334,7 +334,7 @@ def interrupt_batch(monkeypatch, number):
             raise KeyboardInterrupt
         update(*args)
 
-    monkeypatch.setitem(solver._UPDATES, "lsq-ml", interrupted)
+    monkeypatch.setitem(solver.UPDATES, "lsq-ml", interrupted)
 
 
 def test_ctrl_c_in_a_trial(scan, monkeypatch):

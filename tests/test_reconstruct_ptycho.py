@@ -341,7 +341,7 @@ def test_ctrl_c_keeps_what_there_is(scan, monkeypatch):
     from hs_autoptycho.ptycho import solver
 
     calls = []
-    update = solver._UPDATES["lsq-ml"]
+    update = solver.UPDATES["lsq-ml"]
 
     def interrupted(*args):
         calls.append(1)
@@ -349,7 +349,7 @@ def test_ctrl_c_keeps_what_there_is(scan, monkeypatch):
             raise KeyboardInterrupt
         update(*args)
 
-    monkeypatch.setitem(solver._UPDATES, "lsq-ml", interrupted)
+    monkeypatch.setitem(solver.UPDATES, "lsq-ml", interrupted)
     result = scan.reconstruct_ptycho(**RUN)
     assert result.status == "interrupted"
     assert result.parameters["n_iterations"] == len(result.history.data) == 2

@@ -13,7 +13,7 @@ from hs_autoptycho.ptycho.fft import make_plan, to_planes
 from hs_autoptycho.ptycho.patterns import Patterns
 from hs_autoptycho.ptycho.positions import place, scan_positions
 from hs_autoptycho.ptycho.probe import beam_frequencies, make_probe
-from hs_autoptycho.ptycho.solver import State
+from hs_autoptycho.ptycho.state import State
 
 abtem = pytest.importorskip("abtem")
 

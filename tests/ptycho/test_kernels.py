@@ -13,7 +13,7 @@ from hs_autoptycho.ptycho.fft import (
 )
 from hs_autoptycho.ptycho.patterns import Patterns
 from hs_autoptycho.ptycho.positions import place, scan_positions
-from hs_autoptycho.ptycho.solver import State
+from hs_autoptycho.ptycho.state import State
 
 WINDOW = (24, 40)
 SCAN = (5, 7)

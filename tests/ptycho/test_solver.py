@@ -318,7 +318,7 @@ class TestEnd:
         def stop(*args):
             raise KeyboardInterrupt
 
-        monkeypatch.setitem(solver._UPDATES, "lsq-ml", stop)
+        monkeypatch.setitem(solver.UPDATES, "lsq-ml", stop)
         result, _ = scan.run(probe=guess)
         assert result.status == "interrupted" and result.errors.shape == (0,)
         np.testing.assert_array_equal(result.object, 1)

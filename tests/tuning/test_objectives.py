@@ -44,7 +44,9 @@ def test_a_diverged_run_has_no_score(experiment, name):
 
 
 def test_the_split_belongs_to_the_seed(experiment):
-    values = [score(make_objective("held_out", experiment, random_state=r)).value for r in (0, 0, 1)]
+    values = [
+        score(make_objective("held_out", experiment, random_state=r)).value for r in (0, 0, 1)
+    ]
     assert values[0] == values[1] != values[2]
 
 
