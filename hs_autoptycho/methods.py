@@ -6,17 +6,12 @@ imported where it is used.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import numbers
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from hs_autoptycho.signals import PtychographicObject
-
-_logger = logging.getLogger(__name__)
 
 
 def reconstruct_ptycho(
@@ -146,19 +141,17 @@ def reconstruct_ptycho(
     >>> obj
     <PtychographicObject, title: Twisted bilayer MoS2 (simulated), dimensions: (1|183, 184)>
     """
-    given = {
-        name: value
-        for name, value in locals().items()
-        if name in _parameter_names() and value is not None
-    }
-    from hs_autoptycho.ptycho.parameters import check_names, check_parameters
+    stated = {name: value for name, value in locals().items() if value is not None}
+    from hs_autoptycho._running import check_count, check_seed, progressbar, threads
+    from hs_autoptycho._scan import read_scan, wrap_reconstruction
+    from hs_autoptycho.ptycho.parameters import PARAMETERS, check_names, check_parameters
 
     check_names(unknown)
-    parameters = check_parameters(given)
-    _check_count("n_iterations", n_iterations)
-    _check_seed(random_state)
-    with _threads(num_workers):
-        experiment, origin = _read(
+    parameters = check_parameters({k: v for k, v in stated.items() if k in PARAMETERS})
+    check_count("n_iterations", n_iterations)
+    random_state = check_seed(random_state)
+    with threads(num_workers):
+        scan = read_scan(
             self,
             parameters,
             show_progressbar,
@@ -166,17 +159,17 @@ def reconstruct_ptycho(
             disk_radius=disk_radius,
             needs_defocus=True,
         )
-        parameters = experiment.complete(parameters)
-        with _progressbar(n_iterations, "Reconstruct", show_progressbar) as bar:
+        parameters = scan.experiment.complete(parameters)
+        with progressbar(n_iterations, "Reconstruct", show_progressbar) as bar:
 
             def update(iteration: int, error: float) -> None:
                 bar.set_postfix(error=f"{error:.4g}")
                 bar.update()
 
-            reconstruction, _ = experiment.fit(
+            reconstruction, _ = scan.experiment.fit(
                 parameters, n_iterations=n_iterations, random_state=random_state, callback=update
             )
-    return _wrap(experiment, parameters, reconstruction, random_state, origin)
+    return wrap_reconstruction(scan, parameters, reconstruction, random_state)
 
 
 def autotune_ptycho(
@@ -260,6 +253,8 @@ def autotune_ptycho(
     >>> obj.best_parameters  # doctest: +SKIP
     {'scan_rotation': -121.3, 'defocus': 312.0}
     """
+    from hs_autoptycho._running import check_count, check_seed, progressbar, threads
+    from hs_autoptycho._scan import read_scan, wrap_reconstruction
     from hs_autoptycho.tuning.objectives import make_objective
     from hs_autoptycho.tuning.optimizer import GaussianProcessOptimizer
     from hs_autoptycho.tuning.tuner import tune
@@ -271,25 +266,25 @@ def autotune_ptycho(
             f"what to hold into `fixed`: fixed={{{name!r}: {unknown[name]!r}}}."
         )
     dimensions, held, disk = _read_search(parameters, fixed)
-    for name, number in (
-        ("n_trials", n_trials),
-        ("n_iterations", n_iterations),
-        ("n_trial_iterations", n_trial_iterations),
-    ):
-        _check_count(name, number)
-    _check_seed(random_state)
+    check_count("n_trials", n_trials)
+    check_count("n_iterations", n_iterations)
+    check_count("n_trial_iterations", n_trial_iterations)
+    random_state = check_seed(random_state)
 
-    with _threads(num_workers):
-        experiment, origin = _read(self, held, show_progressbar, **disk)
-        dimensions = dimensions or _measured_ranges(experiment, held, origin)
+    with threads(num_workers):
+        stated = dict(held)
+        if not dimensions or any(d.name == "scan_rotation" for d in dimensions):
+            stated.setdefault("scan_rotation", 0.0)  # it is about to be found
+        scan = read_scan(self, stated, show_progressbar, **disk)
+        dimensions = dimensions or _measured_ranges(scan, held)
         # what cannot work for any trial is said before the first
         some = {d.name: d.choices[0] if d.choices else d.low for d in dimensions}
-        experiment.complete({**held, **some})
-        score = make_objective(objective, experiment, random_state=random_state)
+        scan.experiment.complete({**held, **some})
+        score = make_objective(objective, scan.experiment, random_state=random_state)
         search = GaussianProcessOptimizer(
             dimensions, n_initial=min(n_trials, _n_initial(dimensions)), random_state=random_state
         )
-        with _progressbar(n_trials, "Tune", show_progressbar) as bar:
+        with progressbar(n_trials, "Tune", show_progressbar) as bar:
 
             def update(trial, best) -> bool | None:
                 if best is not None:
@@ -306,22 +301,22 @@ def autotune_ptycho(
                 random_state=random_state,
                 callback=update,
             )
-        values = experiment.complete({**held, **tuning.best.parameters})
+        values = scan.experiment.complete({**held, **tuning.best.parameters})
         reconstruction = tuning.reconstruction
-        if not tuning.interrupted:
-            with _progressbar(n_iterations, "Refine", show_progressbar) as bar:
-                reconstruction, _ = experiment.fit(
+        if tuning.interrupted:
+            reconstruction.status = "interrupted"
+            scan.notes.append(
+                f"Tuning was interrupted after {len(tuning.trials)} of {n_trials} trials; the "
+                f"object is that of trial {tuning.best.number}, not refined."
+            )
+        else:
+            with progressbar(n_iterations, "Refine", show_progressbar) as bar:
+                reconstruction, _ = scan.experiment.fit(
                     values,
                     n_iterations=n_iterations,
                     random_state=random_state,
                     callback=lambda *_: bar.update(),
                 )
-        else:
-            reconstruction.status = "interrupted"
-            origin["notes"].append(
-                f"Tuning was interrupted after {len(tuning.trials)} of {n_trials} trials; the "
-                f"object is that of trial {tuning.best.number}, not refined."
-            )
     record = {
         "objective": score.name,
         "parameters": [d.name for d in dimensions],
@@ -330,7 +325,7 @@ def autotune_ptycho(
         "trials": [trial.to_dict() for trial in tuning.trials],
         "n_trial_iterations": n_trial_iterations,
     }
-    return _wrap(experiment, values, reconstruction, random_state, origin, record)
+    return wrap_reconstruction(scan, values, reconstruction, random_state, record)
 
 
 def _read_search(parameters, fixed):
@@ -349,157 +344,21 @@ def _read_search(parameters, fixed):
     return dimensions, {**held, **single}, disk
 
 
-def _measured_ranges(experiment, held, origin):
+def _measured_ranges(scan, held):
     """The ranges of a search for which nobody gave any."""
     from hs_autoptycho.ptycho.parameters import ParameterError
     from hs_autoptycho.tuning.default_space import default_space
 
-    dimensions, notes = default_space(experiment, held)
+    dimensions, notes = default_space(scan.experiment, held)
     if not dimensions:
         raise ParameterError(
             "There is nothing to tune: scan rotation and defocus are both held. Give ranges in "
             "`parameters`, or call reconstruct_ptycho."
         )
-    origin["notes"] += notes
+    scan.notes += notes
     return dimensions
-
-
-def _parameter_names() -> set[str]:
-    from hs_autoptycho.ptycho.parameters import PARAMETERS
-
-    return set(PARAMETERS)
 
 
 def _n_initial(dimensions) -> int:
     """Quasi-random points before the Gaussian process is trusted."""
     return max(8, 6 * len(dimensions) + 4)
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"{name}={value!r}: a whole number of at least 1 is needed.")
-
-
-def _seed(random_state: Any) -> int:
-    """The seed as a plain number, for it is recorded; None draws one."""
-    if random_state is None:
-        import secrets
-
-        return secrets.randbits(32)
-    if isinstance(random_state, numbers.Integral) and 0 <= random_state < 2**32:
-        return int(random_state)
-    raise ValueError(f"random_state={random_state!r}: a whole number from 0 to 2³² - 1 is needed.")
-
-
-def _check_seed(random_state: Any) -> None:
-    if isinstance(random_state, bool) or not isinstance(random_state, numbers.Integral):
-        raise ValueError(f"random_state={random_state!r}: a whole number is needed.")
-
-
-@contextlib.contextmanager
-def _threads(num_workers: int | None):
-    """Run with a number of numba threads."""
-    import numba
-
-    if num_workers is None:
-        yield
-        return
-    _check_count("num_workers", num_workers)
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(num_workers, numba.config.NUMBA_NUM_THREADS))
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
-
-
-def _progressbar(total: int, description: str, show: bool | None):
-    """HyperSpy's progress bar, or one that shows nothing."""
-    import hyperspy.api as hs
-    from hyperspy.external.progressbar import progressbar
-
-    if show is None:
-        show = hs.preferences.General.show_progressbar
-    return progressbar(total=total, desc=description, disable=not show, leave=True)
-
-
-def _read(signal, parameters, show_progressbar, *, disk_center, disk_radius, needs_defocus=False):
-    """The scan as an `Experiment`, and what the result remembers of it."""
-    from hs_autoptycho._quantities import QUANTITIES
-    from hs_autoptycho.calibration import check_signal, geometry_from_signal
-    from hs_autoptycho.ptycho.experiment import UNKNOWN_DEFOCUS, Experiment
-    from hs_autoptycho.ptycho.loading import fingerprint, load_counts
-    from hs_autoptycho.ptycho.parameters import ParameterError
-
-    names = ("beam_energy", "convergence_angle", "scan_step", "reciprocal_pixel",
-             "scan_rotation", "defocus")  # fmt: skip
-    stated = {name: parameters[name] for name in names if name in parameters}
-    check_signal(signal, **stated)
-    if needs_defocus and "defocus" not in stated:
-        # what can be known before the data are read, which may take long, is told before
-        if signal.metadata.get_item(QUANTITIES["defocus"].item) is None:
-            raise ParameterError(UNKNOWN_DEFOCUS)
-    data = signal.data
-    show = show_progressbar if signal._lazy else False
-    with _progressbar(data.shape[0], "Read", show) as bar:
-        counts = load_counts(data, progress=bar.update)
-    mean = counts.mean(0, dtype=float)
-    geometry = geometry_from_signal(
-        signal, mean, disk_center=disk_center, disk_radius=disk_radius, **stated
-    )
-    origin = {
-        "fingerprint": fingerprint(counts, geometry.scan_shape),
-        "general": signal.metadata.General.as_dictionary(),
-        "notes": list(geometry.notes),
-    }
-    return Experiment(counts, geometry), origin
-
-
-def _wrap(experiment, parameters, reconstruction, seed, origin, tuning=None):
-    """A reconstruction as a HyperSpy signal."""
-    import numpy as np
-
-    from hs_autoptycho.calibration import object_axes
-    from hs_autoptycho.ptycho.probe import center_beam
-    from hs_autoptycho.signals import PtychographicObject
-
-    remarks = experiment.remarks(parameters)
-    for remark in remarks:
-        _logger.warning(remark)
-    notes = [*origin["notes"], *remarks]
-    geometry = experiment.geometry.flipped(parameters["detector_flip"])
-    pixel = np.array(geometry.object_pixel)
-    placement = reconstruction.placement
-    shape = np.array(geometry.detector_shape)
-    positions = placement.corners + shape // 2 + placement.fractions[placement.classes]
-    probe_axes = [
-        {"name": name, "scale": pixel[i], "offset": -(shape[i] // 2) * pixel[i], "units": "Å"}
-        for i, name in enumerate("yx")
-    ]
-    return PtychographicObject.from_reconstruction(
-        reconstruction.object,
-        axes=object_axes(geometry, reconstruction.object.shape, -placement.origin * pixel),
-        probe=center_beam(reconstruction.probe, np.array(geometry.disk_center) - shape // 2),
-        probe_axes=probe_axes,
-        positions=(positions - placement.origin) * pixel,
-        scan_shape=geometry.scan_shape,
-        history={"error": reconstruction.errors},
-        parameters={**parameters, "n_iterations": len(reconstruction.errors)},
-        geometry=geometry.to_dict(),
-        status=reconstruction.status,
-        seed=seed,
-        versions=_versions(),
-        fingerprint=origin["fingerprint"],
-        notes=notes,
-        tuning=tuning,
-        original_metadata_general=origin["general"],
-    )
-
-
-def _versions() -> dict[str, str]:
-    """Versions of what the numbers in a result depend on."""
-    import platform
-    from importlib.metadata import version
-
-    names = ("hs_autoptycho", "hyperspy", "numpy", "scipy", "numba", "scikit-optimize")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}

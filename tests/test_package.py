@@ -12,7 +12,15 @@ PACKAGE = Path(hs_autoptycho.__file__).parent
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 # the parts that know HyperSpy; what is not named here works on arrays
-KNOW_HYPERSPY = ("methods.py", "calibration.py", "signals/", "data/", "interop/")
+KNOW_HYPERSPY = (
+    "methods.py",
+    "calibration.py",
+    "signals/",
+    "data/",
+    "interop/",
+    "_running.py",
+    "_scan.py",
+)
 # what only an extra installs
 OPTIONAL = {"py4DSTEM", "pyxem", "abtem", "ase", "distributed"}
 

@@ -1,4 +1,4 @@
-"""`Signal2D.reconstruct_ptycho` from its front door: every kind of signal in, a calibrated object out."""
+"""`Signal2D.reconstruct_ptycho` from its front door: any signal in, a calibrated object out."""
 
 import dask.array as da
 import hyperspy.api as hs
@@ -313,12 +313,7 @@ def test_the_seed_decides(scan, reference):
     assert phase_correlation(other, scan) > 0.9
 
 
-def test_a_seed_that_was_drawn_is_recorded(scan):
-    result = scan.reconstruct_ptycho(**RUN, random_state=None)
-    assert_same(scan.reconstruct_ptycho(**RUN, random_state=result.seed), result)
-
-
-@pytest.mark.parametrize("random_state", [-1, 0.5, "0", 2**32])
+@pytest.mark.parametrize("random_state", [-1, 0.5, "0", True, None, 2**32])
 def test_wrong_seeds(scan, random_state):
     with pytest.raises(ValueError, match="random_state="):
         scan.reconstruct_ptycho(**RUN, random_state=random_state)

