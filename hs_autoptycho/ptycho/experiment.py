@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,11 @@ class Experiment:
         """Whether the data are whole counts."""
         return self.counts.dtype.kind in "ui"
 
+    @cached_property
+    def mean_pattern(self) -> np.ndarray:
+        """Mean of all patterns, (k_y, k_x)."""
+        return self.counts.mean(0, dtype=float)
+
     def with_counts(self, counts: np.ndarray) -> Experiment:
         """The same experiment with other counts."""
         return Experiment(counts, self.geometry)
@@ -62,8 +68,10 @@ class Experiment:
         """The counts in the kernels' order; the last orientation is kept."""
         if flip not in self._patterns:
             self._patterns.clear()
+            some = 256  # at a time, so that no second copy of everything is made
+            blocks = (self.counts[i : i + some] for i in range(0, len(self.counts), some))
             self._patterns[flip] = Patterns.from_blocks(
-                [self.counts], len(self.counts), self.counts.shape[1:], flip=flip
+                blocks, len(self.counts), self.counts.shape[1:], flip=flip
             )
         return self._patterns[flip]
 
@@ -108,7 +116,7 @@ class Experiment:
         k = beam_frequencies(shape, pixel, tuple(offset))
         mrad = 1e-3 / geometry.wavelength
         if values["aperture"] == "measured":
-            mean = flip_detector(self.counts.mean(0, dtype=float), values["detector_flip"])
+            mean = flip_detector(self.mean_pattern, values["detector_flip"])
             aperture = measured_aperture(mean, *k, geometry.measured_convergence_angle * mrad)
         else:
             aperture = disk_aperture(*k, values["convergence_angle"] * mrad)
