@@ -152,6 +152,13 @@ def check_signal(signal, **stated: float) -> None:
         As for `geometry_from_signal`.
     """
     reader = SignalReader(signal)
+    shape = (*reader.scan_shape, *reader.detector_shape)
+    if signal.data.shape != shape:
+        raise CalibrationError(
+            f"The axes have the sizes {shape} (scan_y, scan_x, k_y, k_x), but the data have the "
+            f"shape {signal.data.shape}. Make the signal anew from its data, "
+            "`hs.signals.Signal2D(s.data)`, and set its axes."
+        )
     if not signal._lazy:
         return
     energy = reader.number("beam_energy", stated.get("beam_energy"), needed=True)

@@ -12,6 +12,7 @@ from scipy.special import erf
 from hs_autoptycho.calibration import (
     CalibrationError,
     Geometry,
+    check_signal,
     electron_wavelength,
     geometry_from_signal,
     object_axes,
@@ -727,3 +728,11 @@ def test_tia_file_with_an_absurd_detector(shared_data):
     signal = hs.load(shared_data / "vendor_files/tia" / name, lazy=True)
     with pytest.raises(CalibrationError, match=r"1\.74353e\+17 nm, and a reciprocal length"):
         geometry_from_signal(signal, mean_pattern((256, 256)))
+
+
+def test_axes_of_other_sizes_than_the_data():
+    """HyperSpy lets the data of a signal be replaced by an array of another shape."""
+    signal = make()
+    signal.data = signal.data[:, :-1]
+    with pytest.raises(CalibrationError, match="axes have the sizes"):
+        check_signal(signal)

@@ -30,7 +30,7 @@ NOISE_MODELS = ("amplitude", "poisson")
 # long.
 SETTLING_UPDATES = 60
 
-# A run whose error rises to this multiple of the first pass's has diverged.
+# A run whose error rises to this multiple of the initial guess's has diverged.
 DIVERGED = 2.0
 
 
@@ -129,6 +129,7 @@ def reconstruct(
     state = State.start(patterns.plan, placement, probe)
     generator = np.random.default_rng(random_state)
     errors: list[float] = []
+    start: float | None = None
     updates = 0.0
     status = "completed"
     try:
@@ -140,13 +141,15 @@ def reconstruct(
                 batch = state.batch(indices)
                 probes, changes, part = state.changes(batch, patterns, noise_model == "poisson")
                 error += part
+                if start is None:
+                    start = part * n_positions / len(indices)
                 settled = 1 / (1 + updates / SETTLING_UPDATES) if algorithm == "lsq-ml" else 1.0
                 updates += min(1.0, state.overlap(len(indices)))
                 steps = settled * step_object, 0.0 if held else settled * step_probe
                 update(state, batch, probes, changes, *steps)
             state.settle_probe()
             errors.append(error / total)
-            if not np.isfinite(error) or errors[-1] > DIVERGED * errors[0]:
+            if not np.isfinite(error) or error > DIVERGED * start:
                 status = "diverged"
                 break
             if callback is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from hyperspy.api import signals
+from scipy.ndimage import distance_transform_edt
 
 from hs_autoptycho._units import read_unit
 from hs_autoptycho.signals._plain import in_memory, to_json, to_plain
@@ -213,6 +214,25 @@ class PtychographicObject(ReconstructionRecord, signals.ComplexSignal2D):
         (top, bottom), (left, right) = window
         return self.isig[left:right, top:bottom]
 
+    def _scanned_phase(self, slice: int | None = None) -> tuple[PtychographicObject, np.ndarray]:
+        """The object cropped to the scan, and its phase: nan where the probe's centre never was.
+
+        A scan that is rotated fills only part of its bounding box, and what lies in the corners is
+        noise.
+        """
+        field = self.crop_to_scan()
+        positions = self.positions.reshape(*self.scan_shape, 2)
+        steps = [np.hypot(*np.moveaxis(np.diff(positions, axis=a), -1, 0)) for a in (0, 1)]
+        reach = max((float(np.median(s)) for s in steps if s.size), default=0.0)
+        axes = field.axes_manager.signal_axes[::-1]
+        starts = np.array([axis.offset * _angstroms(axis) for axis in axes])
+        places = np.rint((self.positions - starts) / field._pixel()).astype(int)
+        shape = field.data.shape[-2:]
+        missed = np.ones(shape, bool)
+        missed[tuple(np.clip(places, 0, np.array(shape) - 1).T)] = False
+        near = distance_transform_edt(missed, sampling=field._pixel()) <= reach
+        return field, object_phase(np.where(near, field._transmission(slice), np.nan))
+
     def fourier_magnitude(self, slice: int | None = None, window: bool = True) -> signals.Signal2D:
         """Magnitude of the Fourier transform of the phase over the scanned field.
 
@@ -230,8 +250,8 @@ class PtychographicObject(ReconstructionRecord, signals.ComplexSignal2D):
             In rad (a wave of amplitude `a` gives two peaks of `a` / 2), axes in 1/Å, zero in the
             middle, the mean phase removed. Show it with ``plot(norm="log")``.
         """
-        field = self.crop_to_scan()
-        data = magnitude_spectrum(object_phase(field._transmission(slice)), window)
+        field, phase = self._scanned_phase(slice)
+        data = magnitude_spectrum(_without_gaps(phase), window)
         axes = []
         for name, size, pixel in zip(("ky", "kx"), data.shape, field._pixel(), strict=True):
             scale = 1 / (size * pixel)
@@ -269,8 +289,8 @@ class PtychographicObject(ReconstructionRecord, signals.ComplexSignal2D):
             frc = self._stored("frc")
             limit = half_bit_limit(np.array(frc["freq"]), np.array(frc["values"]))
         else:
-            field = self.crop_to_scan()
-            limit = information_limit(object_phase(field._transmission()), field._pixel())
+            field, phase = self._scanned_phase()
+            limit = information_limit(_without_gaps(phase), field._pixel())
         return 1 / limit if limit > 0 else math.nan
 
     def plot_summary(self) -> Figure:
@@ -285,11 +305,11 @@ class PtychographicObject(ReconstructionRecord, signals.ComplexSignal2D):
         """
         from hs_autoptycho.plotting import summary_figure
 
-        field = self.crop_to_scan()
+        field, phase = self._scanned_phase()
         x, y = field.axes_manager.signal_axes
         probe_x, probe_y = self.probe.axes_manager.signal_axes
         return summary_figure(
-            phase=object_phase(field._transmission()),
+            phase=phase,
             pixel=field._pixel(),
             origin=(y.offset * _angstroms(y), x.offset * _angstroms(x)),
             fourier_magnitude=self.fourier_magnitude().data,
@@ -355,6 +375,12 @@ class LazyPtychographicObject(PtychographicObject, signals.LazyComplexSignal2D):
         super().compute(close_file=close_file, show_progressbar=show_progressbar, **kwargs)
 
     compute.__doc__ = signals.LazyComplexSignal2D.compute.__doc__
+
+
+def _without_gaps(phase: np.ndarray) -> np.ndarray:
+    """The phase with its mean where the scan did not go."""
+    finite = np.isfinite(phase)
+    return np.where(finite, phase, phase[finite].mean() if finite.any() else 0.0)
 
 
 def _untyped(signal):

@@ -151,16 +151,21 @@ class FourierRingCorrelation:
     def __call__(
         self, parameters: Mapping[str, Any], *, n_iterations: int, random_state: int
     ) -> Score:
-        results = [
-            half.fit(
-                parameters, n_iterations=n_iterations, random_state=random_state, subset=subset
-            )[0]
-            for half, subset in zip(self._halves, self._subsets, strict=True)
-        ]
+        results: list[Reconstruction] = []
+        for half, subset in zip(self._halves, self._subsets, strict=True):
+            if all(r.status == "completed" for r in results):
+                results.append(
+                    half.fit(
+                        parameters,
+                        n_iterations=n_iterations,
+                        random_state=random_state,
+                        subset=subset,
+                    )[0]
+                )
         metrics = _metrics(results[0])
         worst = next((r for r in results if r.status != "completed"), results[0])
         value = math.inf
-        if worst.status != "diverged":
+        if worst.status == "completed":
             centers = results[0].placement.corners + np.array(results[0].probe.shape[-2:]) // 2
             fields = [r.object[0][_box(centers)] for r in results]
             metrics["frc"] = float(ring_correlation(*fields).mean())

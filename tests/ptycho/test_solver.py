@@ -286,6 +286,14 @@ class TestReproducible:
 
 
 class TestEnd:
+    def test_divergence_within_the_first_pass(self, scan, guess):
+        """The first pass's own error is no measure of what a good start is."""
+        result, _ = scan.run(
+            probe=guess, algorithm="epie", step_object=20.0, step_probe=0.3, n_iterations=4
+        )
+        assert result.status == "diverged"
+        assert len(result.errors) == 1
+
     def test_divergence_is_reported(self, scan, guess, caplog):
         with caplog.at_level(logging.WARNING):
             result, _ = scan.run(probe=guess, algorithm="epie", step_object=50.0, step_probe=50.0)

@@ -308,6 +308,48 @@ def test_crop_to_scan_with_a_margin_and_in_other_units():
         s.crop_to_scan()
 
 
+def test_corners_that_a_rotated_scan_leaves_out_are_not_looked_at():
+    """What the probe's centre never reached is noise: blank in the picture, not in the spectrum."""
+    shape, angle = (120, 140), np.radians(30)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    grid = np.stack(np.mgrid[:5, :7], -1).reshape(-1, 2) * 1.5
+    positions = grid @ turn.T
+    positions += -positions.min(0) + 0.5
+    wave = 0.1 * np.sin(np.arange(shape[1]) * 0.9)[None] * np.ones(shape)
+    pixel = 0.1
+    axes = [{"name": n, "scale": pixel, "offset": 0.0, "units": "Å"} for n in "yx"]
+    quiet = build(wave[None], axes=axes, positions=positions)
+    y, x = np.mgrid[: shape[0], : shape[1]] * pixel
+    back = np.stack([y, x], -1) - positions[0]
+    slow, fast = np.moveaxis(back @ turn, -1, 0)
+    far = (slow < -2) | (slow > 8) | (fast < -2) | (fast > 11)
+    noisy = build(np.where(far, 3.0, wave)[None], axes=axes, positions=positions)
+    assert far[quiet_window(quiet)].any()
+    np.testing.assert_allclose(
+        noisy.fourier_magnitude().data, quiet.fourier_magnitude().data, atol=1e-6
+    )
+    picture = noisy.plot_summary().axes[0].images[0].get_array()
+    assert np.ma.masked_invalid(picture).mask.any()
+    assert np.nanmax(np.ma.masked_invalid(picture).filled(np.nan)) < 0.3
+
+
+def quiet_window(signal):
+    """Slices of the array that `crop_to_scan` keeps."""
+    cropped = signal.crop_to_scan()
+    starts = [
+        int(round((new.offset - old.offset) / old.scale))
+        for new, old in zip(
+            cropped.axes_manager.signal_axes[::-1],
+            signal.axes_manager.signal_axes[::-1],
+            strict=True,
+        )
+    ]
+    return tuple(
+        slice(start, start + size)
+        for start, size in zip(starts, cropped.data.shape[-2:], strict=True)
+    )
+
+
 @pytest.mark.parametrize("window", [True, False])
 def test_fourier_magnitude_finds_a_wave(window):
     # a field of 40 x 50 pixels in an object of 64 x 85; 4 waves down it, 10 across

@@ -123,3 +123,20 @@ def test_ring_correlation():
     assert abs(independent.mean()) < 0.1
     half = ring_correlation(image + noise(), image + noise())
     assert half.mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_an_interrupted_half_ends_the_trial(experiment, monkeypatch):
+    """Ctrl-C in the first of two reconstructions does not start the second."""
+    from hs_autoptycho.ptycho import solver
+
+    calls = []
+
+    def interrupted(*args):
+        calls.append(args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(solver.UPDATES, "lsq-ml", interrupted)
+    objective = make_objective("frc", experiment)
+    score = objective({}, n_iterations=2, random_state=0)
+    assert score.reconstruction.status == "interrupted"
+    assert len(calls) == 1
