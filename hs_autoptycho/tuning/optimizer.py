@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from hs_autoptycho.tuning.space import Dimension, size
 
@@ -67,9 +69,7 @@ class GaussianProcessOptimizer:
     def ask(self) -> dict[str, Any] | None:
         if len(self._tried) >= size(self.dimensions):
             return None
-        with warnings.catch_warnings():
-            # convergence of the kernel's fit, and points seen before: both are dealt with here
-            warnings.simplefilter("ignore")
+        with _quiet_and_repeatable():
             point = self._optimizer.ask()
         while self._plain(point) in self._tried:
             point = self._space.rvs(random_state=self._random)[0]
@@ -89,13 +89,24 @@ class GaussianProcessOptimizer:
             news = self._told
         else:
             news = self._told[-1:]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet_and_repeatable():
             self._optimizer.tell([v for v, _ in news], [worst if s is None else s for _, s in news])
 
     def _plain(self, place: Sequence[Any]) -> tuple:
         """scikit-optimize's numbers as values of the parameters, in plain Python types."""
         return tuple(_value(d, x) for d, x in zip(self.dimensions, place, strict=True))
+
+
+@contextlib.contextmanager
+def _quiet_and_repeatable():
+    """One BLAS thread: with more, sums round differently and another point can be proposed.
+
+    The matrices are small, so that it is faster, too. Warnings of the kernel's fit and of points
+    seen before are left out; both are dealt with here.
+    """
+    with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _gaussian_process(n_dimensions: int, random_state: int):
