@@ -14,20 +14,13 @@ from hs_autoptycho.signals import PtychographicObject
 from hs_autoptycho.tuning.objectives import ObjectiveError
 from hs_autoptycho.tuning.tuner import TuningError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SPACE = {"scan_rotation": (-20, 40), "defocus": (60, 180)}
 SHORT = {"n_trials": 5, "n_trial_iterations": 2, "n_iterations": 3}
 FIELDS = {
     "number", "parameters", "objective", "metrics", "status", "seed", "duration", "message"
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small arrays: threads that wait for each other on a busy machine cost more than they save."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
-    yield
-    numba.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

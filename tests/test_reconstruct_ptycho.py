@@ -12,18 +12,11 @@ from hs_autoptycho.ptycho.loading import DataError
 from hs_autoptycho.ptycho.parameters import PARAMETERS, ParameterError
 from hs_autoptycho.signals import PtychographicObject
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TRUE = {"defocus": 120.0, "scan_rotation": 12.0}
 RUN = {**TRUE, "n_iterations": 4}
 ENERGY = "Acquisition_instrument.TEM.beam_energy"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small arrays: threads that wait for each other on a busy machine cost more than they save."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
-    yield
-    numba.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

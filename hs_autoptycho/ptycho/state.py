@@ -122,9 +122,10 @@ class State:
         self.coverage = self.illumination.max() / power.max()
 
     def settle_probe(self) -> None:
-        """Make the modes orthogonal, and give the probe the power of the mean pattern.
+        """Make the modes orthogonal, and undo a drift of power between probe and object.
 
-        Object and probe could exchange a factor without end; only their product is measured.
+        Only their product is measured, so that they could exchange a factor without end. Within a
+        factor of two of the mean pattern's power the probe is left as it is.
         """
         modes = orthogonalize(self.probe)
         power = np.sum(np.abs(modes) ** 2) / (self.plan.rows * self.plan.columns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,8 +13,6 @@ import scipy.fft
 from hs_autoptycho.ptycho.experiment import Experiment
 from hs_autoptycho.ptycho.patterns import split_counts
 from hs_autoptycho.ptycho.solver import Reconstruction, held_out_deviance
-
-_logger = logging.getLogger(__name__)
 
 # Part of the counts that is fitted; the rest judges the fit.
 FITTED = 0.9

@@ -1,6 +1,5 @@
 """An experiment: what is filled in, what is refused, and the detector's orientation."""
 
-import numba
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -10,19 +9,12 @@ from hs_autoptycho.ptycho.experiment import Experiment, probe_spill
 from hs_autoptycho.ptycho.parameters import PARAMETERS, ParameterError
 from hs_autoptycho.ptycho.patterns import DETECTOR_FLIPS, flip_detector, flip_point
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SCAN = (6, 8)
 DETECTOR = (32, 40)
 DK = 0.05
 INVERSE = {"transpose-rows": "transpose-columns", "transpose-columns": "transpose-rows"}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Of a busy machine's cores these small problems would only wait for the other one."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
-    yield
-    numba.set_num_threads(before)
 
 
 def geometry(**changes):

@@ -12,6 +12,8 @@ from hs_autoptycho.ptycho.positions import place, scan_positions
 from hs_autoptycho.ptycho.probe import make_modes
 from hs_autoptycho.ptycho.solver import default_batch_size, held_out_deviance, reconstruct
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WINDOW = (32, 40)
 SCAN = (7, 9)
 WAVELENGTH = 0.04
@@ -85,15 +87,6 @@ class Scan:
             n_iterations=n_iterations, **options,
         )  # fmt: skip
         return result, state
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Of a busy machine's cores these small problems would only wait for the other one."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
-    yield
-    numba.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """A small scan for all tests of tuning."""
 
-import numba
 import pytest
 
 from hs_autoptycho.calibration import geometry_from_signal
@@ -10,12 +9,8 @@ from hs_autoptycho.ptycho.loading import load_counts
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Small arrays: threads that wait for each other on a busy machine cost more than they save."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
-    yield
-    numba.set_num_threads(before)
+def _one_thread(one_thread):
+    """Every test of tuning reconstructs something small."""
 
 
 @pytest.fixture(scope="session")
