@@ -3,8 +3,8 @@
 HyperSpy imports this package while it loads its extensions, so importing it takes milliseconds
 and cannot fail for want of another package: only the standard library is used here, and the
 public names are imported when they are first asked for. The methods that this package adds to
-HyperSpy's signals (``reconstruct_ptycho`` and ``autotune_ptycho``) need nothing but
-``import hyperspy.api``; ``import hs_autoptycho`` makes sure of them.
+HyperSpy's signals (``reconstruct_ptycho``, ``autotune_ptycho`` and ``cluster_hierarchical``) need
+nothing but ``import hyperspy.api``; ``import hs_autoptycho`` makes sure of them.
 """
 
 # ``lazy_loader.attach_stub``, which the subpackages use, would do for the names below, were it not
@@ -17,6 +17,7 @@ from hs_autoptycho import _registration
 
 # public name: the module it is in; None for a subpackage. Kept equal to __init__.pyi by a test.
 _PUBLIC_NAMES = {
+    "HierarchicalClusters": "hs_autoptycho.signals",
     "PtychographicObject": "hs_autoptycho.signals",
     "data": None,
 }

@@ -21,7 +21,7 @@ from types import ModuleType
 _logger = logging.getLogger(__name__)
 
 # what is added to Signal2D: the functions of these names in hs_autoptycho.methods
-METHOD_NAMES = ("reconstruct_ptycho", "autotune_ptycho")
+METHOD_NAMES = ("reconstruct_ptycho", "autotune_ptycho", "cluster_hierarchical")
 
 _METHODS_MODULE = "hs_autoptycho.methods"
 _SIGNAL_MODULE = "hyperspy._signals.signal2d"

@@ -1,10 +1,12 @@
-"""How a method runs: its seed, its threads, its progress bar."""
+"""How a method runs: its seed, its threads, its progress bar, its versions."""
 
 from __future__ import annotations
 
 import contextlib
 import numbers
-from collections.abc import Iterator
+import platform
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 from typing import Any
 
 import hyperspy.api as hs
@@ -46,3 +48,8 @@ def progressbar(total: int, description: str, show: bool | None):
     if show is None:
         show = hs.preferences.General.show_progressbar
     return hyperspy_progressbar(total=total, desc=description, disable=not show, leave=True)
+
+
+def versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of Python and of packages."""
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}

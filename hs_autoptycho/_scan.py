@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from hs_autoptycho._quantities import QUANTITIES
-from hs_autoptycho._running import progressbar
+from hs_autoptycho._running import progressbar, versions
 from hs_autoptycho.calibration import check_signal, geometry_from_signal, object_axes
 from hs_autoptycho.ptycho.experiment import UNKNOWN_DEFOCUS, Experiment
 from hs_autoptycho.ptycho.loading import fingerprint, load_counts
@@ -22,6 +20,9 @@ from hs_autoptycho.ptycho.solver import Reconstruction
 from hs_autoptycho.signals import PtychographicObject
 
 _logger = logging.getLogger(__name__)
+
+# what the numbers in a result depend on
+_VERSIONS = ("hs_autoptycho", "hyperspy", "numpy", "scipy", "numba", "scikit-optimize")
 
 
 @dataclass
@@ -129,15 +130,9 @@ def wrap_reconstruction(
         geometry=geometry.to_dict(),
         status=reconstruction.status,
         seed=seed,
-        versions=_versions(),
+        versions=versions(_VERSIONS),
         fingerprint=scan.fingerprint,
         notes=notes,
         tuning=tuning,
         original_metadata_general=scan.general,
     )
-
-
-def _versions() -> dict[str, str]:
-    """Versions of what the numbers in a result depend on."""
-    names = ("hs_autoptycho", "hyperspy", "numpy", "scipy", "numba", "scikit-optimize")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}

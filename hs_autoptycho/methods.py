@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from hs_autoptycho.signals import PtychographicObject
+    from hs_autoptycho.signals import HierarchicalClusters, PtychographicObject
 
 
 def reconstruct_ptycho(
@@ -326,6 +326,103 @@ def autotune_ptycho(
         "n_trial_iterations": n_trial_iterations,
     }
     return wrap_reconstruction(scan, values, reconstruction, random_state, record)
+
+
+def cluster_hierarchical(
+    self,
+    *,
+    max_clusters: int | None = None,
+    max_depth: int | None = None,
+    min_cluster_size: int | None = None,
+    mask: Any = None,
+    scan_mask: Any = None,
+    features: str | Callable[[Any], Any] = "default",
+    spatial_smoothing: str | float = "auto",
+    random_state: int = 0,
+    show_progressbar: bool | None = None,
+    num_workers: int | None = None,
+    **unknown: Any,
+) -> HierarchicalClusters:
+    """Cluster diffraction patterns into a tree of domains, whose number is found from the data.
+
+    Divisive clustering as in [1]_: a node is split by 2-means of its patterns' principal
+    components, which are refitted in every node. Here a split has to prove itself on counts that
+    were held out: it has to be significant, the same from two independent halves of the counts, a
+    step and not a gradient, and a region and not the rim of one. The tree ends where no split does.
+
+    The signal is ``(x, y | kx, ky)``, lazy or not, and of any size: two passes are made over the
+    patterns, in the chunks they come in, on the cores of this machine or on a ``distributed``
+    cluster whose client is active. Motion of the direct beam over the scan (descan) is measured
+    and taken into account.
+
+    Parameters
+    ----------
+    max_clusters, max_depth
+        Limits of the tree. Default: none; the data decide.
+    min_cluster_size
+        Positions in a cluster, at least. Default: half the square root of all, but 20.
+    mask
+        What to use of the detector: an array of bool (ky, kx), True where it is used; a
+        ``CircleROI`` (with ``r_inner`` an annulus) or ``RectangularROI``; or ``(inner, outer)``,
+        an annulus about the direct beam in the units of the signal axes. Default: all but the
+        direct beam; all of it, where the beam is a wide bright-field disk.
+    scan_mask
+        Array of bool (y, x), True for the positions to cluster. Default: all.
+    features
+        ``"default"``: what patterns have in common with their neighbours in the scan. ``"std"``:
+        the pixels of highest standard deviation, as in [1]_. Or a function that takes patterns
+        ``(n, ky, kx)`` and returns ``(n, features)``.
+    spatial_smoothing
+        Standard deviation in positions of the Gaussian over the scan with which a node's patterns
+        are smoothed before 2-means. ``"auto"`` takes in every node the width with which one half of
+        the counts best predicts the other.
+    random_state
+        Seed. The same seed gives the same labels, whatever chunks and workers.
+    show_progressbar
+        Default: ``hs.preferences.General.show_progressbar``.
+    num_workers
+        Number of threads. Default: all cores.
+
+    Returns
+    -------
+    HierarchicalClusters
+        Labels ``(level | x, y)``, with ``tree``, ``mean_patterns``, ``difference_patterns``,
+        ``cut(n)``, ``plot_tree()``, ``plot_overlay()`` and ``map_strain(signal)``. Positions whose
+        pattern is empty, or holds NaN or negative values, have the label -1. After Ctrl-C while
+        the tree grew or its patterns were summed, it is what there was, and its status is
+        ``"interrupted"``.
+
+    Raises
+    ------
+    PatternError
+        If the signal is no scan of patterns, or not one of them can be used.
+    ValueError, TypeError
+        For an option of a wrong value or an unknown one.
+
+    References
+    ----------
+    .. [1] C. Shi, M. C. Cao, S. M. Rehn, S.-H. Bae, J. Kim, M. R. Jones, D. A. Muller, Y. Han,
+       npj Comput. Mater. 8, 114 (2022).
+
+    Examples
+    --------
+    >>> import hyperspy.api as hs
+    >>> from hs_autoptycho.data import ws2_wse2_junction
+    >>> s = ws2_wse2_junction()
+    >>> clusters = s.cluster_hierarchical()
+    >>> clusters.n_clusters
+    5
+    """
+    stated = {name: value for name, value in locals().items() if name not in ("self", "unknown")}
+    if unknown:
+        known = ", ".join(stated)
+        raise TypeError(
+            f"cluster_hierarchical() has no argument {next(iter(unknown))!r}; it has {known}. "
+            "The number of clusters is found from the data; `max_clusters` limits it."
+        )
+    from hs_autoptycho._clusters import cluster_signal
+
+    return cluster_signal(self, **stated)
 
 
 def _read_search(parameters, fixed):

@@ -20,6 +20,8 @@ KNOW_HYPERSPY = (
     "interop/",
     "_running.py",
     "_scan.py",
+    "_clusters.py",
+    "_strain.py",
 )
 # what only an extra installs
 OPTIONAL = {"py4DSTEM", "pyxem", "abtem", "ase", "distributed"}

@@ -1,0 +1,228 @@
+"""From a HyperSpy signal to its clusters, and from clusters back to a HyperSpy signal."""
+
+from __future__ import annotations
+
+import logging
+import numbers
+from typing import Any
+
+import hyperspy.api as hs
+import numpy as np
+
+from hs_autoptycho._running import check_count, check_seed, progressbar, versions
+from hs_autoptycho.clustering.pipeline import Clustering, Options, cluster
+from hs_autoptycho.clustering.survey import PatternError, sample_blocks
+from hs_autoptycho.clustering.tree import Limits
+from hs_autoptycho.signals import HierarchicalClusters
+
+_logger = logging.getLogger(__name__)
+
+_VERSIONS = ("hs_autoptycho", "hyperspy", "numpy", "scipy", "numba", "scikit-learn")
+
+
+def cluster_signal(
+    signal,
+    *,
+    max_clusters: int | None,
+    max_depth: int | None,
+    min_cluster_size: int | None,
+    mask: Any,
+    scan_mask: Any,
+    features: Any,
+    spatial_smoothing: Any,
+    random_state: int,
+    show_progressbar: bool | None,
+    num_workers: int | None,
+) -> HierarchicalClusters:
+    """Cluster a signal; see `methods.cluster_hierarchical` for the options."""
+    _check_dimensions(signal)
+    data = signal.data
+    for name, value in (
+        ("max_clusters", max_clusters),
+        ("max_depth", max_depth),
+        ("min_cluster_size", min_cluster_size),
+        ("num_workers", num_workers),
+    ):
+        if value is not None:
+            check_count(name, value)
+    detector_mask, annulus = read_mask(mask, signal)
+    options = Options(
+        limits=Limits(max_clusters, max_depth, min_cluster_size),
+        detector_mask=detector_mask,
+        annulus=annulus,
+        scan_mask=_read_scan_mask(scan_mask, data.shape[:2]),
+        features=_read_features(features),
+        smoothing=_read_smoothing(spatial_smoothing),
+        random_state=check_seed(random_state),
+        num_workers=num_workers,
+    )
+    n = data.shape[0] * data.shape[1]
+    sampled = sum((y1 - y0) * (x1 - x0) for y0, y1, x0, x1 in sample_blocks(data.shape[:2]))
+    with (
+        progressbar(sampled + n, "Project", show_progressbar) as first,
+        progressbar(n, "Sum", show_progressbar) as second,
+    ):
+        result = cluster(
+            data,
+            options,
+            progress_first=first.update,
+            progress_tree=lambda leaves: first.set_postfix(clusters=leaves),
+            progress_second=second.update,
+        )
+    for note in result.notes:
+        _logger.info(note)
+    settings = {
+        "max_clusters": max_clusters,
+        "max_depth": max_depth,
+        "min_cluster_size": min_cluster_size,
+        "mask": _described(mask),
+        "scan_mask": _described(scan_mask),
+        "features": features if isinstance(features, str) else _described(features),
+        "spatial_smoothing": spatial_smoothing,
+        "measured": result.measured,
+    }
+    return _wrap(signal, result, settings, options.random_state)
+
+
+def _wrap(signal, result: Clustering, settings, seed: int) -> HierarchicalClusters:
+    manager = signal.axes_manager
+    metadata = signal.metadata
+    instrument = metadata.get_item("Acquisition_instrument")
+    return HierarchicalClusters.from_clustering(
+        result.leaf_labels,
+        result.nodes,
+        scan_axes=[axis.get_axis_dictionary() for axis in manager.navigation_axes[::-1]],
+        signal_axes=[axis.get_axis_dictionary() for axis in manager.signal_axes[::-1]],
+        pattern_signal_type=metadata.get_item("Signal.signal_type") or "",
+        leaf_sums=result.sums,
+        leaf_square_sums=result.squares,
+        settings=settings,
+        notes=result.notes,
+        versions=versions(_VERSIONS),
+        status="interrupted" if result.interrupted else "completed",
+        seed=seed,
+        original_metadata_general=metadata.General.as_dictionary(),
+        acquisition_instrument=None if instrument is None else instrument.as_dictionary(),
+        virtual_images=None if result.annulus is None else {"annulus": result.annulus},
+    )
+
+
+def _check_dimensions(signal) -> None:
+    manager = signal.axes_manager
+    dimensions = (manager.navigation_dimension, manager.signal_dimension)
+    if dimensions != (2, 2):
+        raise PatternError(
+            f"cluster_hierarchical() needs a scan (x, y | kx, ky) of two navigation and two signal "
+            f"axes; this signal has {dimensions[0]} and {dimensions[1]}. "
+            "`s.transpose(signal_axes=2)` makes the last two axes the detector's."
+        )
+    if manager.navigation_size < 2:
+        raise PatternError("There is a single pattern, and nothing to tell it from.")
+    if signal.data.dtype.kind not in "buif":
+        raise PatternError(
+            f"Diffraction patterns have to be real numbers, not {signal.data.dtype}. "
+            "Take the intensity first, `s.amplitude**2` for a complex signal."
+        )
+
+
+def read_mask(mask: Any, signal) -> tuple[np.ndarray | None, tuple[float, float] | None]:
+    """A detector mask from an array, a signal or a ROI; or an annulus, in pixels.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a mask that does not fit the detector, or nothing that is one.
+    """
+    if mask is None:
+        return None, None
+    axes = signal.axes_manager.signal_axes  # (kx, ky)
+    shape = (axes[1].size, axes[0].size)
+    if isinstance(mask, hs.roi.CircleROI | hs.roi.RectangularROI):
+        used = _roi_mask(mask, axes)
+    elif isinstance(mask, tuple | list) and len(mask) == 2 and np.ndim(mask) == 1:
+        return None, _annulus(mask, axes)
+    else:
+        used = np.asarray(getattr(mask, "data", mask))
+        if used.dtype.kind != "b":
+            raise TypeError(
+                "mask has to be an array of bool (True where the detector is used), a CircleROI, a "
+                f"RectangularROI, or (inner, outer) distances from the direct beam; got {mask!r}."
+            )
+        if used.shape != shape:
+            raise ValueError(
+                f"mask has the shape {used.shape}, the detector (ky, kx) = {shape}. "
+                "Positions of the scan are chosen with `scan_mask`."
+            )
+    if not used.any():
+        raise ValueError("mask leaves no detector pixel to use.")
+    return np.asarray(used), None
+
+
+def _roi_mask(roi, axes) -> np.ndarray:
+    x, y = np.meshgrid(axes[0].axis, axes[1].axis)
+    if isinstance(roi, hs.roi.CircleROI):
+        distance = np.hypot(x - roi.cx, y - roi.cy)
+        inner = roi.r_inner if isinstance(roi.r_inner, numbers.Real) else 0
+        return (distance <= roi.r) & (distance >= inner)
+    return (x >= roi.left) & (x < roi.right) & (y >= roi.top) & (y < roi.bottom)
+
+
+def _annulus(mask, axes) -> tuple[float, float]:
+    scales = [abs(axis.scale) for axis in axes]
+    inner, outer = (float(value) for value in mask)
+    if not 0 <= inner < outer:
+        raise ValueError(f"mask={mask!r}: an annulus is (inner, outer) with 0 <= inner < outer.")
+    if abs(scales[0] - scales[1]) > 0.01 * max(scales):
+        raise ValueError(
+            f"The detector's axes have different scales, {scales[0]:g} and {scales[1]:g}: give "
+            "the mask as an array instead of an annulus."
+        )
+    return inner / scales[0], outer / scales[0]
+
+
+def _read_scan_mask(mask: Any, shape: tuple[int, int]) -> np.ndarray | None:
+    if mask is None:
+        return None
+    used = np.asarray(getattr(mask, "data", mask))
+    if used.dtype.kind != "b" or used.shape != shape:
+        raise ValueError(
+            f"scan_mask has to be an array of bool, True for the positions to cluster, of the "
+            f"scan's shape (y, x) = {shape}; got {used.dtype} of the shape {used.shape}."
+        )
+    if np.count_nonzero(used) < 2:
+        raise ValueError("scan_mask leaves fewer than two positions to cluster.")
+    return used
+
+
+def _read_features(features: Any):
+    if callable(features) or features in ("default", "std"):
+        return features
+    raise ValueError(
+        f"features={features!r}: 'default', 'std', or a function of patterns (n, k_y, k_x) that "
+        "returns (n, features) is needed."
+    )
+
+
+def _read_smoothing(value: Any) -> float | None:
+    if isinstance(value, str) and value == "auto":
+        return None
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if number and 0 <= value < np.inf:
+        return float(value)
+    raise ValueError(
+        f"spatial_smoothing={value!r}: 'auto', or a width in positions of at least 0, is needed."
+    )
+
+
+def _described(value: Any) -> Any:
+    """A mask or a function as it can be stored."""
+    if value is None or isinstance(value, str | numbers.Real):
+        return value
+    if isinstance(value, tuple | list) and len(value) == 2:
+        return [float(v) for v in value]
+    if isinstance(value, hs.roi.CircleROI | hs.roi.RectangularROI):
+        return repr(value)
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    used = np.asarray(getattr(value, "data", value))
+    return f"array {used.shape} with {int(np.count_nonzero(used))} True"

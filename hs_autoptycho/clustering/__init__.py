@@ -1,0 +1,1 @@
+"""Clustering of diffraction patterns: pure functions on arrays."""

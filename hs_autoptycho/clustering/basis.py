@@ -1,0 +1,138 @@
+"""The numbers a pattern is reduced to: nodes of a coarse grid, and what they are projected on."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from hs_autoptycho.clustering.projection import Grid, Projection, on_grid
+from hs_autoptycho.clustering.smoothing import neighbour_sum
+from hs_autoptycho.clustering.survey import PatternError, Survey
+
+# nodes along a side of the coarse grid
+_LARGEST_GRID = 64
+# numbers a pattern: more than domains, strain and tilt need; fewer for scans of many positions,
+# as all of them are kept in memory
+_N_FEATURES = 64
+_N_FEATURES_LARGE_SCAN = 32
+_LARGE_SCAN = 2**19
+# width in positions of the Gaussian over which patterns have to agree with their neighbours
+_COHERENCE = 1.5
+
+
+def make_projection(
+    survey: Survey,
+    *,
+    annulus: tuple[float, float] | None = None,
+    features: str = "default",
+    random_state: int = 0,
+) -> Projection:
+    """Choose what the first pass keeps of a pattern.
+
+    Parameters
+    ----------
+    survey
+        Of the sample.
+    annulus
+        (inner, outer) distance from the direct beam in detector pixels. By default all but the
+        direct beam, if that is small, otherwise all.
+    features
+        ``"default"``: the leading components of what patterns have in common with their neighbours
+        in the scan. A count's noise is not shared with the neighbours, so that noise makes no
+        component. ``"std"``: the pixels whose standard deviation over the scan is highest, as in
+        Shi et al., npj Comput. Mater. 8, 114 (2022).
+    random_state
+        Seed of the thinning and of the randomised decomposition.
+    """
+    box_rows, box_columns = survey.weights.shape
+    spacing = max(1.0, survey.radius / survey.box / 1.5) if survey.nanobeam else 1.0
+    spacing = max(spacing, max(box_rows, box_columns) / (_LARGEST_GRID - 3))
+    size = int(np.ceil(max(box_rows, box_columns) / spacing)) + 3
+    grid = Grid(survey.box, spacing, (size, size))
+
+    centers = survey.centers(survey.positions)
+    row, column = (node / survey.box for node in grid.nodes())
+    distance = np.hypot(row, column) * survey.box
+    if annulus is None:
+        step = spacing * survey.box
+        annulus = (1.6 * survey.radius + step, np.inf) if survey.nanobeam else (0.0, np.inf)
+    inside = (distance >= annulus[0]) & (distance <= annulus[1])
+    # what some patterns have and others have lost over the detector's edge tells of descan only
+    everywhere = survey.centers(np.arange(survey.beam.size // 2))
+    first, last = everywhere.min(0) - 1.5 * spacing, everywhere.max(0) + 1.5 * spacing
+    inside &= (row + first[0] >= -0.5) & (row + last[0] <= box_rows - 0.5)
+    inside &= (column + first[1] >= -0.5) & (column + last[1] <= box_columns - 0.5)
+
+    half = on_grid(
+        survey.boxes, survey.weights, centers, spacing, grid.shape, survey.positions,
+        random_state, survey.counts,
+    )  # fmt: skip
+    mean = half.mean(0, dtype=float)
+    level = mean[inside.ravel()].mean() if inside.any() else 0.0
+    selected = np.flatnonzero(inside.ravel() & (mean > 1e-3 * level))
+    if level == 0 or len(selected) < 2:
+        raise PatternError(
+            "Nothing is left of the patterns outside of the direct beam (centre row "
+            f"{survey.center[0]:.1f}, column {survey.center[1]:.1f}, radius {survey.radius:.1f} "
+            "pixels) and inside the mask. Give another `mask`."
+        )
+    half, mean = half[:, selected], mean[selected]
+    if features == "std":
+        basis = _highest_deviation(half, mean)
+    else:
+        basis = _coherent_components(half, mean, survey, random_state)
+    return Projection(
+        grid=grid,
+        weights=survey.weights,
+        selected=selected,
+        basis=np.ascontiguousarray(basis, np.float32),
+        beam=survey.beam,
+        halves=survey.counts,
+        seed=random_state,
+    )
+
+
+def _coherent_components(nodes, mean, survey: Survey, random_state: int) -> np.ndarray:
+    """Leading eigenvectors of the covariance between neighbouring positions.
+
+    Nodes are scaled by the square root of their mean, after which Poisson noise is the same in
+    all. Only one half of the counts is used, so that the other can test what is found in the basis.
+    """
+    scan_shape = survey.beam.shape[:2]
+    scaled = nodes / np.sqrt(mean).astype(np.float32)
+    total = nodes.sum(1)
+    scaled -= (total / total.sum())[:, None] * scaled.sum(0)
+    rows, columns = np.divmod(survey.positions, scan_shape[1])
+    if not survey.counts:
+        odd = (rows + columns) % 2 == 1  # the other half of a checkerboard tests
+        scaled, rows, columns = scaled[odd], rows[odd], columns[odd]
+
+    def covariance_with_neighbours(vectors: np.ndarray) -> np.ndarray:
+        shared = scaled @ vectors
+        image = np.zeros(scan_shape, np.float32)
+        for k in range(vectors.shape[1]):
+            image[rows, columns] = shared[:, k]
+            shared[:, k] = neighbour_sum(image, _COHERENCE)[rows, columns]
+        return scaled.T @ shared
+
+    large = scan_shape[0] * scan_shape[1] > _LARGE_SCAN
+    n = min(_N_FEATURES_LARGE_SCAN if large else _N_FEATURES, nodes.shape[1])
+    size = min(n + 8, nodes.shape[1])
+    vectors = check_random_state(random_state).standard_normal((nodes.shape[1], size))
+    vectors = vectors.astype(np.float32)
+    for _ in range(4):
+        vectors = covariance_with_neighbours(np.linalg.qr(vectors)[0])
+    vectors = np.linalg.qr(vectors)[0]
+    small = vectors.T @ covariance_with_neighbours(vectors)
+    values, rotation = np.linalg.eigh((small + small.T) / 2)
+    chosen = vectors @ rotation[:, np.argsort(-values)[:n]]
+    return chosen / np.sqrt(mean)[:, None]
+
+
+def _highest_deviation(nodes, mean) -> np.ndarray:
+    """One column for each of the nodes that vary most over the scan."""
+    deviation = nodes.std(0)
+    highest = np.sort(np.argsort(-deviation, kind="stable")[: min(_N_FEATURES, len(mean))])
+    basis = np.zeros((len(mean), len(highest)))
+    basis[highest, np.arange(len(highest))] = 1
+    return basis

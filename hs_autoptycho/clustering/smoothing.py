@@ -1,0 +1,76 @@
+"""Sums over neighbouring positions of the scan."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+# weights of the eight neighbours in the Potts model: those across a corner are further away
+_POTTS = np.array([[0.7, 1.0, 0.7], [1.0, 0.0, 1.0], [0.7, 1.0, 0.7]])
+
+
+def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian sum over the first two axes; nothing lies beyond the edges."""
+    if sigma == 0:
+        return image
+    sigmas = (sigma, sigma) + (0,) * (image.ndim - 2)
+    return ndimage.gaussian_filter(image, sigmas, mode="constant", truncate=3.0)
+
+
+def neighbour_sum(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian sum over a position's neighbours, without the position itself."""
+    return blur(image, sigma) - blur(_UNIT, sigma)[_REACH, _REACH] * image
+
+
+_REACH = 12
+_UNIT = np.zeros((2 * _REACH + 1, 2 * _REACH + 1))
+_UNIT[_REACH, _REACH] = 1.0
+
+
+def smooth_means(sums: np.ndarray, weights: np.ndarray, sigma: float) -> np.ndarray:
+    """Ratio of blurred sums (y, x, k) to blurred weights (y, x): zero where there is no weight."""
+    total = blur(weights, sigma)
+    return blur(sums, sigma) / np.maximum(total, 1e-6 * weights.max(initial=1e-30))[..., None]
+
+
+def potts_field(probabilities: np.ndarray) -> np.ndarray:
+    """What the eight neighbours say: for every position (y, x, class)."""
+    return np.stack(
+        [
+            ndimage.convolve(probabilities[..., k], _POTTS, mode="constant")
+            for k in range(probabilities.shape[-1])
+        ],
+        axis=-1,
+    )
+
+
+def mean_field(
+    log_likelihood: np.ndarray, mask: np.ndarray, start: np.ndarray, coupling: float, n: int
+) -> np.ndarray:
+    """Most probable labels of a Potts model in the mean-field approximation.
+
+    Parameters
+    ----------
+    log_likelihood
+        (y, x, class).
+    mask
+        True where there is a position.
+    start
+        Probabilities to start from, (y, x, class).
+    coupling
+        Strength of the neighbours' say.
+    n
+        Iterations.
+
+    Returns
+    -------
+    int array (y, x); meaningless outside of the mask.
+    """
+    q = start * mask[..., None]
+    for _ in range(n):
+        q = log_likelihood + coupling * potts_field(q)
+        q -= q.max(-1, keepdims=True)
+        np.exp(q, out=q)
+        q /= q.sum(-1, keepdims=True)
+        q *= mask[..., None]
+    return q.argmax(-1)

@@ -1,0 +1,372 @@
+"""The clusters of a scan, as a HyperSpy signal that carries their tree and their patterns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from hyperspy.api import signals
+
+from hs_autoptycho._units import UnitError, read_unit
+from hs_autoptycho.clustering.nodes import (
+    check_nodes,
+    cut,
+    leaf_indices,
+    level_labels,
+    merged_labels,
+    nodes_at_level,
+)
+from hs_autoptycho.signals._cluster_figures import ClusterFigures
+from hs_autoptycho.signals._cluster_record import ClusterRecord
+from hs_autoptycho.signals._plain import in_memory, to_json, to_plain
+
+_STATUSES = ("completed", "interrupted")
+_AXIS_KEYS = ("name", "scale", "offset", "units", "is_binned", "axis")
+
+
+class HierarchicalClusters(ClusterFigures, ClusterRecord, signals.Signal2D):
+    """Labels of the scan at every level of a tree of clusters, with the tree itself.
+
+    Data are int32, ``(level | x, y)``; level n shows every position's deepest node with a level of
+    at most n, numbered 0, 1, 2 and on in the order of the tree, and -1 where a position was not
+    clustered. The last level shows the leaves.
+
+    The tree, the summed patterns, settings, notes, seed and versions are stored in
+    ``metadata.Clustering``: saved to ``.hspy`` or ``.zspy`` they are part of one file, and
+    ``hs.load`` gives them back with this class. Sliced with ``inav`` or ``isig``, or copied, it
+    remains one: labels and figures are then of the part at hand, tree and patterns of the whole
+    scan. Results of arithmetic, comparison and sums are plain HyperSpy signals.
+
+    See Also
+    --------
+    from_clustering : Build one from arrays.
+    """
+
+    _signal_type = "hierarchical_clusters"
+
+    @classmethod
+    def from_clustering(
+        cls,
+        leaf_labels: np.ndarray,
+        nodes: Sequence[Mapping[str, Any]],
+        *,
+        scan_axes: Sequence[Mapping[str, Any]],
+        signal_axes: Sequence[Mapping[str, Any]],
+        pattern_signal_type: str,
+        leaf_sums: np.ndarray | None,
+        leaf_square_sums: np.ndarray | None,
+        settings: Mapping[str, Any],
+        notes: Sequence[str],
+        versions: Mapping[str, str],
+        status: str,
+        seed: int | None,
+        original_metadata_general: Mapping[str, Any] | None = None,
+        acquisition_instrument: Mapping[str, Any] | None = None,
+        virtual_images: Mapping[str, np.ndarray] | None = None,
+    ) -> HierarchicalClusters:
+        """Build the signal from plain arrays and dictionaries.
+
+        Parameters
+        ----------
+        leaf_labels
+            Integer array (scan_y, scan_x): leaf numbers in tree order, -1 where not clustered.
+        nodes
+            The tree, root first; see `tree`.
+        scan_axes
+            HyperSpy axis dictionaries of the scan, y and x.
+        signal_axes
+            The same of the patterns, ky and kx.
+        pattern_signal_type
+            Signal type of the clustered signal, e.g. ``"electron_diffraction"`` or ``""``.
+        leaf_sums, leaf_square_sums
+            Float array (leaves, k_y, k_x): sums over the patterns of every leaf of the counts and
+            of their squares. None if there are none; the patterns then raise an error.
+        settings, versions
+            Nested dictionaries of plain values. Tuples and arrays become lists.
+        notes
+            Sentences on whatever was assumed or noticed.
+        status
+            ``"completed"`` or ``"interrupted"``.
+        seed
+            Seed of the clustering.
+        original_metadata_general, acquisition_instrument
+            ``metadata.General`` and ``metadata.Acquisition_instrument`` of the clustered signal,
+            kept as the result's; the patterns have the latter too.
+        virtual_images
+            Name to image (scan_y, scan_x), e.g. ``"bright_field"`` and ``"annulus"``: what
+            `plot_overlay` can draw on.
+
+        Raises
+        ------
+        ValueError
+            If tree, labels, sums and axes do not fit each other.
+        TypeError
+            If an entry has no plain form; the message names it.
+        """
+        nodes = [dict(node) for node in nodes]
+        check_nodes(nodes)
+        leaf_labels = np.asarray(leaf_labels)
+        _check_labels(leaf_labels, nodes)
+        labels = level_labels(leaf_labels.astype(np.int32), nodes)
+        entry = {
+            "leaf_labels": labels[-1].copy(),
+            "tree_json": to_json(nodes, "nodes"),
+            "scan_axes": _plain_axes(scan_axes, ("y", "x"), "scan_axes"),
+            "signal_axes": _plain_axes(signal_axes, ("ky", "kx"), "signal_axes"),
+            "pattern_signal_type": str(pattern_signal_type),
+            "settings_json": to_json(settings, "settings"),
+            "notes": [str(note) for note in notes],
+            "versions": to_plain(versions, "versions"),
+            "status": str(status),
+            "seed": to_plain(seed, "seed"),
+        }
+        if status not in _STATUSES:
+            raise ValueError(f"status is {status!r}; it is one of {', '.join(_STATUSES)}")
+        n_leaves = len(leaf_indices(nodes))
+        for name, sums in (("leaf_sums", leaf_sums), ("leaf_square_sums", leaf_square_sums)):
+            if sums is not None:
+                sums = np.array(sums, dtype=float)
+                if sums.ndim != 3 or len(sums) != n_leaves:
+                    raise ValueError(
+                        f"{name} has the shape {sums.shape}; (leaves, k_y, k_x) with the tree's "
+                        f"{n_leaves} leaves is needed"
+                    )
+                entry[name] = sums
+        images = {}
+        for name, image in (virtual_images or {}).items():
+            images[str(name)] = np.array(image, dtype=np.float32)
+            if images[str(name)].shape != leaf_labels.shape:
+                raise ValueError(
+                    f"the virtual image {name!r} has the shape {np.shape(image)}, but the scan "
+                    f"{leaf_labels.shape}"
+                )
+        if images:
+            entry["virtual_images"] = images
+        axes = [{"name": "level", "scale": 1.0, "offset": 1.0, "units": "", "navigate": True}]
+        axes += [{**entry["scan_axes"][key], "navigate": False} for key in ("y", "x")]
+        for axis, size in zip(axes, labels.shape, strict=True):
+            axis["size"] = size
+        general = to_plain(original_metadata_general or {}, "General")
+        general["title"] = general.get("title") or "Clusters"
+        metadata = {"General": general, "Clustering": entry}
+        if acquisition_instrument:
+            instrument = to_plain(acquisition_instrument, "Acquisition_instrument")
+            metadata["Acquisition_instrument"] = instrument
+        return cls(labels, axes=axes, metadata=metadata)
+
+    # --- labels -------------------------------------------------------------------------------
+
+    def _window(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of the clustered scan that the signal axes show."""
+        shape = self._stored("leaf_labels").shape
+        stored = self._stored("scan_axes")
+        window = []
+        axes = self.axes_manager.signal_axes[::-1]
+        for axis, key, size in zip(axes, ("y", "x"), shape, strict=True):
+            grid = _grid(to_plain(stored[key]), size)
+            step = np.abs(np.diff(grid)).min() if size > 1 else abs(stored[key].get("scale", 1.0))
+            values = np.asarray(axis.axis, dtype=float) * _unit_ratio(axis, stored[key]["units"])
+            distances = np.abs(values[:, np.newaxis] - grid)
+            whole = distances.argmin(axis=1)
+            fits = distances.min(axis=1).max() < 1e-3 * step  # not so for values that are nan
+            if not fits or len(np.unique(whole)) != len(whole):
+                # the axes were calibrated anew: as long as nothing was cut off, that is no matter
+                if axis.size != size:
+                    raise ValueError(
+                        f"the axis {axis.name!r} goes from {axis.axis[0]:g} to {axis.axis[-1]:g} "
+                        f"in {axis.size} steps, that of the clustered scan from {grid[0]:g} to "
+                        f"{grid[-1]:g} in {size}: what part of the scan this is cannot be told. "
+                        "Calibrate before you cluster, or crop with isig alone"
+                    )
+                whole = np.arange(size)
+            window.append(whole)
+        return window[0], window[1]
+
+    @property
+    def leaf_labels(self) -> np.ndarray:
+        """Leaf number of every position, -1 where it was not clustered; int32 (scan_y, scan_x).
+
+        Of the part of the scan that the signal axes show, whatever level is shown.
+        """
+        return np.array(self._stored("leaf_labels"), dtype=np.int32)[np.ix_(*self._window())]
+
+    def _label_signal(self, shown: Sequence[int], title: str) -> signals.Signal2D:
+        labels = merged_labels(self.leaf_labels, self.tree, shown)
+        axes = [axis.get_axis_dictionary() for axis in self.axes_manager.signal_axes[::-1]]
+        metadata = {
+            "General": {"title": f"{title} ({self.metadata.General.title})"},
+            "Clusters": {"nodes": list(shown)},
+        }
+        return signals.Signal2D(labels, axes=axes, metadata=metadata)
+
+    @property
+    def leaves(self) -> signals.Signal2D:
+        """Leaf numbers as an image ``(|x, y)``, -1 where a position was not clustered."""
+        return self._label_signal(leaf_indices(self.tree), "Leaves")
+
+    def level(self, n: int) -> signals.Signal2D:
+        """Labels at one level of the tree, as an image.
+
+        Parameters
+        ----------
+        n
+            From 1 to `n_levels`.
+
+        Returns
+        -------
+        hyperspy.api.signals.Signal2D
+            int32 ``(|x, y)``; ``metadata.Clusters.nodes`` has the node of each label.
+
+        Raises
+        ------
+        ValueError
+            If there is no such level.
+        """
+        if n != int(n) or not 1 <= n <= self.n_levels:
+            raise ValueError(f"level is {n}, but the tree has the levels 1 to {self.n_levels}")
+        return self._label_signal(nodes_at_level(self.tree, n), f"Level {n}")
+
+    def cut(self, n_clusters: int) -> signals.Signal2D:
+        """Labels of the tree cut into a number of clusters, as an image.
+
+        From the root on, the split of the largest gain is applied first, and none before that of
+        its parent.
+
+        Parameters
+        ----------
+        n_clusters
+            From 1 to the number of leaves.
+
+        Returns
+        -------
+        hyperspy.api.signals.Signal2D
+            int32 ``(|x, y)``, labels 0 to ``n_clusters - 1`` in the order of the tree, -1 where a
+            position was not clustered; ``metadata.Clusters.nodes`` has the node of each label.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer leaves, or `n_clusters` is less than 1.
+        """
+        return self._label_signal(cut(self.tree, n_clusters), f"{n_clusters} clusters")
+
+    @property
+    def virtual_images(self) -> dict[str, signals.Signal2D]:
+        """Images of the scan that were made on the way, by name; of the part at hand."""
+        self._stored("status")
+        if not self.metadata.has_item("Clustering.virtual_images"):
+            return {}
+        window = np.ix_(*self._window())
+        images = {}
+        for name, image in sorted(self._stored("virtual_images").items()):
+            axes = [axis.get_axis_dictionary() for axis in self.axes_manager.signal_axes[::-1]]
+            metadata = {"General": {"title": name.replace("_", " ")}}
+            images[name] = signals.Signal2D(np.array(image)[window], axes=axes, metadata=metadata)
+        return images
+
+    def map_strain(self, signal: signals.Signal2D, **options: Any):
+        """Fit the lattice of every cluster, and from it the strain at every position."""
+        from hs_autoptycho._strain import map_strain
+
+        return map_strain(self, signal, **options)
+
+    # --- HyperSpy's own, whose results are no labels -------------------------------------------
+
+    def _binary_operator_ruler(self, other, op_name):
+        return self._plain_result(super()._binary_operator_ruler(other, op_name))
+
+    def _unary_operator_ruler(self, op_name):
+        return self._plain_result(super()._unary_operator_ruler(op_name))
+
+    def _apply_function_on_data_and_remove_axis(self, function, axes, out=None, **kwargs):
+        result = super()._apply_function_on_data_and_remove_axis(function, axes, out=out, **kwargs)
+        return self._plain_result(result)
+
+    def rebin(self, *args, **kwargs):
+        return self._plain_result(super().rebin(*args, **kwargs))
+
+    rebin.__doc__ = signals.Signal2D.rebin.__doc__
+
+    def _plain_result(self, result):
+        """A result other than the signal itself, as a plain signal without the record."""
+        if result is None or result is self:
+            return result
+        result.set_signal_type("")
+        if result.metadata.has_item("Clustering"):
+            del result.metadata.Clustering
+        return result
+
+
+class LazyHierarchicalClusters(HierarchicalClusters, signals.LazySignal2D):
+    """A :class:`HierarchicalClusters` whose data are read when needed."""
+
+    def compute(self, close_file=False, show_progressbar=None, **kwargs):
+        # a file opened lazily leaves the arrays in the metadata in the file too
+        if self.metadata.has_item("Clustering"):
+            entry = in_memory(self.metadata.Clustering.as_dictionary())
+            self.metadata.add_dictionary({"Clustering": entry})
+        super().compute(close_file=close_file, show_progressbar=show_progressbar, **kwargs)
+
+    compute.__doc__ = signals.LazySignal2D.compute.__doc__
+
+
+def _check_labels(leaf_labels: np.ndarray, nodes: Sequence[Mapping[str, Any]]) -> None:
+    if leaf_labels.ndim != 2 or leaf_labels.dtype.kind not in "iu":
+        raise ValueError(
+            "leaf_labels is an integer array (scan_y, scan_x), but this one has the shape "
+            f"{leaf_labels.shape} and the type {leaf_labels.dtype}"
+        )
+    leaves = leaf_indices(nodes)
+    low, high = int(leaf_labels.min(initial=0)), int(leaf_labels.max(initial=-1))
+    if low < -1 or high >= len(leaves):
+        raise ValueError(
+            f"leaf_labels go from {low} to {high}, but the tree has the leaves 0 to "
+            f"{len(leaves) - 1} (and -1 stands for not clustered)"
+        )
+    sizes = np.bincount(leaf_labels[leaf_labels >= 0], minlength=len(leaves))
+    for number, (index, size) in enumerate(zip(leaves, sizes, strict=True)):
+        if nodes[index]["size"] != size:
+            raise ValueError(
+                f"leaf {number} (node {index}) has the size {nodes[index]['size']} in the tree, "
+                f"but {size} positions of leaf_labels"
+            )
+    for node in nodes:
+        if node["children"] and node["size"] != sum(nodes[c]["size"] for c in node["children"]):
+            raise ValueError(f"the size of node {node['index']} is not the sum of its children's")
+
+
+def _grid(axis: Mapping[str, Any], size: int) -> np.ndarray:
+    """Values of an axis from its dictionary."""
+    if "axis" in axis:
+        return np.array(axis["axis"], dtype=float)
+    return axis["offset"] + axis["scale"] * np.arange(size)
+
+
+def _unit_ratio(axis, units: str) -> float:
+    """What to multiply an axis' values with to have them in `units`; nan if that is unknown."""
+    if axis.units == units:
+        return 1.0
+    try:
+        ours, theirs = read_unit(axis.units), read_unit(units)
+    except UnitError:
+        return np.nan
+    return ours.factor / theirs.factor if ours.kind == theirs.kind else np.nan
+
+
+def _plain_axes(axes, keys: tuple[str, str], name: str) -> dict[str, dict[str, Any]]:
+    """Axis dictionaries by key, with what makes up the calibration."""
+    if len(axes) != 2:
+        raise ValueError(
+            f"{name} has {len(axes)} entries; those of {' and '.join(keys)} are needed"
+        )
+    plain = {}
+    for key, axis in zip(keys, axes, strict=True):
+        kept = {k: axis[k] for k in _AXIS_KEYS if k in axis}
+        for text in ("name", "units"):
+            # HyperSpy writes what was never set as an object of its own
+            kept[text] = kept[text] if isinstance(kept.get(text), str) else ""
+        if "axis" not in kept:
+            kept = {"scale": 1.0, "offset": 0.0, **kept}
+        plain[key] = to_plain({**kept, "name": kept["name"] or key}, f"{name}.{key}")
+    return plain
