@@ -16,6 +16,7 @@ _LARGEST_GRID = 64
 _N_FEATURES = 64
 _N_FEATURES_LARGE_SCAN = 32
 _LARGE_SCAN = 2**19
+_N_RINGS = 24
 # width in positions of the Gaussian over which patterns have to agree with their neighbours
 _COHERENCE = 1.5
 
@@ -39,7 +40,8 @@ def make_projection(
     features
         ``"default"``: the leading components of what patterns have in common with their neighbours
         in the scan. A count's noise is not shared with the neighbours, so that noise makes no
-        component. ``"std"``: the pixels whose standard deviation over the scan is highest, as in
+        component. For a wide bright-field disk, in which every pattern is an image of its own,
+        sums over rings about the beam: how far electrons are scattered. ``"std"``: the pixels whose standard deviation over the scan is highest, as in
         Shi et al., npj Comput. Mater. 8, 114 (2022).
     random_state
         Seed of the thinning and of the randomised decomposition.
@@ -79,8 +81,10 @@ def make_projection(
     half, mean = half[:, selected], mean[selected]
     if features == "std":
         basis = _highest_deviation(half, mean)
-    else:
+    elif survey.nanobeam:
         basis = _coherent_components(half, mean, survey, random_state)
+    else:
+        basis = _rings(distance.ravel()[selected])
     return Projection(
         grid=grid,
         weights=survey.weights,
@@ -136,3 +140,11 @@ def _highest_deviation(nodes, mean) -> np.ndarray:
     basis = np.zeros((len(mean), len(highest)))
     basis[highest, np.arange(len(highest))] = 1
     return basis
+
+
+def _rings(distance: np.ndarray) -> np.ndarray:
+    """One column for each ring about the beam."""
+    edges = np.linspace(0, distance.max() * (1 + 1e-9), _N_RINGS + 1)
+    ring = np.digitize(distance, edges) - 1
+    basis = np.eye(_N_RINGS)[ring]
+    return basis[:, basis.any(0)]

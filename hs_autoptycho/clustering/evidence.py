@@ -110,7 +110,8 @@ def weigh(
     difference = means[1] - means[0]
     residual = values - means[group]
     errors = [
-        (weights[group == g] ** 2 * residual[group == g] ** 2).sum() / weights[group == g].sum() ** 2
+        (weights[group == g] ** 2 * residual[group == g] ** 2).sum()
+        / weights[group == g].sum() ** 2
         for g in (0, 1)
     ]
     spread = np.sqrt((weights * residual**2).sum() / weights.sum())
