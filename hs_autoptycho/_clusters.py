@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import numbers
 from typing import Any
@@ -58,16 +59,23 @@ def cluster_signal(
     )
     n = data.shape[0] * data.shape[1]
     sampled = sum((y1 - y0) * (x1 - x0) for y0, y1, x0, x1 in sample_blocks(data.shape[:2]))
-    with (
-        progressbar(sampled + n, "Project", show_progressbar) as first,
-        progressbar(n, "Sum", show_progressbar) as second,
-    ):
+    with contextlib.ExitStack() as bars:
+        first = bars.enter_context(progressbar(sampled + n, "Project", show_progressbar))
+        second = None
+
+        def update_second(patterns: int) -> None:
+            nonlocal second
+            if second is None:
+                first.close()
+                second = bars.enter_context(progressbar(n, "Sum", show_progressbar))
+            second.update(patterns)
+
         result = cluster(
             data,
             options,
             progress_first=first.update,
             progress_tree=lambda leaves: first.set_postfix(clusters=leaves),
-            progress_second=second.update,
+            progress_second=update_second,
         )
     for note in result.notes:
         _logger.info(note)

@@ -41,8 +41,9 @@ def make_projection(
         ``"default"``: the leading components of what patterns have in common with their neighbours
         in the scan. A count's noise is not shared with the neighbours, so that noise makes no
         component. For a wide bright-field disk, in which every pattern is an image of its own,
-        sums over rings about the beam: how far electrons are scattered. ``"std"``: the pixels whose standard deviation over the scan is highest, as in
-        Shi et al., npj Comput. Mater. 8, 114 (2022).
+        sums over rings about the beam: how far electrons are scattered.
+        ``"std"``: the pixels whose standard deviation over the scan is highest, as in Shi et al.,
+        npj Comput. Mater. 8, 114 (2022).
     random_state
         Seed of the thinning and of the randomised decomposition.
     """

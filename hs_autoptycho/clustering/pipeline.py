@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hs_autoptycho.clustering.basis import make_projection
-from hs_autoptycho.clustering.features import Features, from_intensities, from_thinned
+from hs_autoptycho.clustering.features import from_intensities, from_thinned
 from hs_autoptycho.clustering.leaf_sums import LeafSums
 from hs_autoptycho.clustering.projection import EMPTY, FLAGS, NEGATIVE, NOT_FINITE
 from hs_autoptycho.clustering.streaming import map_patterns, reduce_patterns

@@ -201,7 +201,7 @@ def moments(boxes, mask, centers, window):
 
 @njit(cache=True, nogil=True)
 def on_grid(boxes, weights, centers, spacing, shape, positions, seed, halves):
-    """Patterns in boxes on the coarse grid: (n, nodes). With `halves`, the second half of counts."""
+    """Patterns in boxes on the coarse grid, (n, nodes); with `halves`, the second half of each."""
     out = np.empty((len(boxes), shape[0] * shape[1]), np.float32)
     whole, half = np.empty(boxes.shape[1:]), np.empty(boxes.shape[1:])
     nodes, line = np.empty(shape), np.empty(shape[1])

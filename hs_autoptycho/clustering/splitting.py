@@ -18,7 +18,7 @@ SMOOTHING = (0.0, 0.7, 1.0, 1.5, 2.2, 3.2)
 
 # What a split has to show. True splits score far above, see benchmarks/clustering.py.
 _SIGNIFICANCE = 6.0  # standard errors, of the difference on held-out counts
-_STABILITY = 0.25  # adjusted Rand index between what the two halves of the counts propose
+_STABILITY = 0.55  # adjusted Rand index between what the two halves of the counts propose
 _STEP = 0.5  # part of the difference that is a step and no gradient
 _STEP_ERRORS = 3.5  # ... in its standard errors
 # with three domains in a row a cut between two of them looks half like a gradient: it counts if

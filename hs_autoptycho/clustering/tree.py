@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from hs_autoptycho.clustering.assignment import assign
 from hs_autoptycho.clustering.features import Features
 from hs_autoptycho.clustering.segmentation import part_means
 from hs_autoptycho.clustering.smoothing import blur
 from hs_autoptycho.clustering.splitting import NOTHING, Split, try_split
-from hs_autoptycho.clustering.assignment import assign
 
 # a split is of the same level as the one above it if it is at least this part as strong
 _SAME_LEVEL = 0.5
