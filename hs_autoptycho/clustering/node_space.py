@@ -10,6 +10,9 @@ from hs_autoptycho.clustering.features import Half
 from hs_autoptycho.clustering.smoothing import blur, neighbour_sum
 
 _MAX_DIMENSIONS = 8
+# where there is structure, a few more than stand above the noise: among them labels can turn away
+# from a gradient to the step beside it
+_LEAST_DIMENSIONS = 3
 # width in positions of the Gaussian over which patterns have to agree with their neighbours
 _COHERENCE = 1.0
 # how far a component has to stand above the largest that noise alone makes
@@ -76,6 +79,8 @@ def node_space(half: Half, mask: np.ndarray, random_state: int) -> NodeSpace:
     order = np.argsort(-strengths)
     strengths = strengths[order] / _noise_strength(weights, len(mean), random_state)
     dimensions = min(int((strengths > _ABOVE_NOISE).sum()), _MAX_DIMENSIONS)
+    if dimensions > 0:
+        dimensions = max(dimensions, min(_LEAST_DIMENSIONS, len(mean)))
     return NodeSpace(mean, (whitening @ rotation[:, order])[:, :dimensions], strengths)
 
 

@@ -24,7 +24,7 @@ _STEP_ERRORS = 3.5  # ... in its standard errors
 # with three domains in a row a cut between two of them looks half like a gradient: it counts if
 # there is a step at the boundary, a full one or one that both halves of the counts draw alike
 _WEAK_STEP, _WEAK_ERRORS = 0.2, 1.5
-_LOCAL_STEP, _LOCAL_ERRORS = 0.5, 4.0
+_LOCAL_STEP, _LOCAL_ERRORS = 0.5, 3.5
 _FULL_LOCAL_STEP, _ALIKE = 0.9, 0.75
 _PLATEAUS = 5.0  # separation of smoothed positions that no gradient makes
 _PLATEAU_STEP = 0.3

@@ -207,7 +207,8 @@ def _bad_boxes(total: np.ndarray) -> np.ndarray:
     ring = np.ones((3, 3), bool)
     ring[1, 1] = False
     surroundings = ndimage.median_filter(total, 5)
-    brightest = ndimage.maximum_filter(total, footprint=ring)
+    # nothing lies beyond the edge: mirrored, a pixel there would be its own neighbour
+    brightest = ndimage.maximum_filter(total, footprint=ring, mode="constant")
     scale = total.sum() / max(np.count_nonzero(total), 1)
     bad = total > 4 * surroundings + 8 * np.sqrt(np.maximum(surroundings, 0)) + 0.2 * scale + 10
     bad &= total > 2.5 * np.minimum(brightest, ndimage.median_filter(brightest, 3))
