@@ -203,7 +203,7 @@ def _read_scan_mask(mask: Any, shape: tuple[int, int]) -> np.ndarray | None:
 
 
 def _read_features(features: Any):
-    if callable(features) or features in ("default", "std"):
+    if callable(features) or (isinstance(features, str) and features in ("default", "std")):
         return features
     raise ValueError(
         f"features={features!r}: 'default', 'std', or a function of patterns (n, k_y, k_x) that "

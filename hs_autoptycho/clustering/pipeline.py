@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from hs_autoptycho.clustering.basis import make_projection
 from hs_autoptycho.clustering.features import from_intensities, from_thinned
@@ -122,13 +123,16 @@ def cluster(
     notes = list(found.notes)
     features, annulus = _first_pass(data, found, options, progress_first, notes)
     notes += features.notes
-    tree = grow(
-        features,
-        options.limits,
-        smoothing=options.smoothing,
-        random_state=options.random_state,
-        progress=progress_tree,
-    )
+    # sums by several threads of the linear algebra would depend on their number
+    with threadpool_limits(1):
+        tree = grow(
+            features,
+            options.limits,
+            smoothing=options.smoothing,
+            random_state=options.random_state,
+            num_workers=options.num_workers,
+            progress=progress_tree,
+        )
     if tree.interrupted:
         notes.append("The tree was interrupted: more splits may be there.")
     shifts = np.rint(np.asarray(found.center) - found.beam).astype(np.int64)
@@ -223,7 +227,8 @@ class _Custom:
 
     def __call__(self, patterns: np.ndarray, positions: np.ndarray) -> np.ndarray:
         flat = patterns.reshape(len(patterns), -1)
-        total = flat.sum(1, dtype=float)
+        with np.errstate(invalid="ignore"):  # of infinities of both signs
+            total = flat.sum(1, dtype=float)
         flags = np.where(total == 0, EMPTY, 0)
         if patterns.dtype.kind in "if":
             flags = np.where(flat.min(1) < 0, NEGATIVE, flags)

@@ -44,33 +44,39 @@ class Grid:
 
 @njit(cache=True, nogil=True)
 def sum_boxes(pattern, box, out):
-    """Sum a pattern in square boxes; returns 0 or what is wrong with it (`FLAGS`)."""
+    """Sum a pattern in square boxes; returns 0 or what is wrong with it (`FLAGS`).
+
+    Sums and minima are kept by column, so that the loops over columns run in vector registers.
+    """
     rows, columns = out.shape
-    total = 0.0
-    lowest = 0.0
+    width = columns * box
+    line, lowest, column_sums = np.zeros(width), np.zeros(width), np.zeros(columns)
     for i in range(rows):
-        for j in range(columns):
-            out[i, j] = 0.0
-    for y in range(rows * box):
-        row = out[y // box]
-        if box == 1:
-            for x in range(columns):
+        for x in range(width):
+            value = np.float64(pattern[i * box, x])
+            line[x] = value
+            lowest[x] = value if value < lowest[x] else lowest[x]
+        for y in range(i * box + 1, (i + 1) * box):
+            for x in range(width):
                 value = np.float64(pattern[y, x])
-                row[x] = value
-                total += value
-                lowest = min(lowest, value)
+                line[x] += value
+                lowest[x] = value if value < lowest[x] else lowest[x]
+        row = out[i]
+        if box == 1:
+            for j in range(columns):
+                row[j] = line[j]
         else:
             for j in range(columns):
-                s = 0.0
-                for x in range(j * box, (j + 1) * box):
-                    value = np.float64(pattern[y, x])
-                    s += value
-                    lowest = min(lowest, value)
-                row[j] += s
-                total += s
+                s = line[j * box]
+                for x in range(j * box + 1, (j + 1) * box):
+                    s += line[x]
+                row[j] = s
+        for j in range(columns):
+            column_sums[j] += row[j]
+    total = column_sums.sum()
     if not np.isfinite(total):
         return NOT_FINITE
-    if lowest < 0:
+    if lowest.min() < 0:
         return NEGATIVE
     if total == 0:
         return EMPTY

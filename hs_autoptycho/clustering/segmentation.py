@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from sklearn.cluster import KMeans
-from threadpoolctl import threadpool_limits
 
 from hs_autoptycho.clustering.features import Half
 from hs_autoptycho.clustering.smoothing import mean_field
@@ -74,9 +73,8 @@ def propose(half: Half, smooth: np.ndarray, mask: np.ndarray, random_state: int)
 
 def _start(smooth: np.ndarray, k: int, random_state: int) -> np.ndarray:
     every = -(-len(smooth) // _FITTED)
-    with threadpool_limits(1):  # sums by several threads would depend on their number
-        model = KMeans(k, n_init=_STARTS, random_state=random_state).fit(smooth[::every])
-        return model.predict(np.ascontiguousarray(smooth))
+    model = KMeans(k, n_init=_STARTS, random_state=random_state).fit(smooth[::every])
+    return model.predict(np.ascontiguousarray(smooth))
 
 
 def segment(half: Half, mask: np.ndarray, start: np.ndarray, k: int) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +67,7 @@ def try_split(
     min_size: int,
     smoothing: float | None = None,
     random_state: int = 0,
+    num_workers: int | None = None,
 ) -> Split | None:
     """Look for the best split of a node.
 
@@ -86,6 +88,8 @@ def try_split(
         Width in positions of the Gaussian over the scan; by default what predicts best.
     random_state
         Seed.
+    num_workers
+        1 to do with one thread; otherwise two are used, one for each half.
 
     Returns
     -------
@@ -96,15 +100,19 @@ def try_split(
     if space.dimensions == 0:
         return None
     projected = [space.project(half) for half in halves]
-    sides = []
-    for fit, test in (projected, projected[::-1]):
-        widths = SMOOTHING if smoothing is None else (smoothing,)
-        if features.splitting == "checkerboard":
-            widths = [width for width in widths if width > 0] or [SMOOTHING[1]]
+    widths = SMOOTHING if smoothing is None else (smoothing,)
+    if features.splitting == "checkerboard":
+        # a position of the one colour is predicted by those of the other
+        widths = [width for width in widths if width > 0] or [SMOOTHING[1]]
+
+    def side(fit: Half, test: Half) -> list[tuple[Proposal, Evidence]]:
         width, smooth = best_smoothing(fit, test, mask, widths)
         proposals = propose(fit, smooth, mask, random_state)
         weighed = [(p, weigh(p.labels, fit, test, mask, width)) for p in proposals]
-        sides.append([(p, evidence) for p, evidence in weighed if evidence is not None])
+        return [(p, evidence) for p, evidence in weighed if evidence is not None]
+
+    with ThreadPoolExecutor(2 if num_workers != 1 else 1) as pool:
+        sides = list(pool.map(side, projected, projected[::-1]))
     if not all(sides):
         return None
     trials = []

@@ -225,12 +225,17 @@ def _work(part, task, block: Block, scan_x: int):
 
 
 def _in_memory(part) -> np.ndarray:
-    """A block as a numpy array that kernels can read: C order, native bytes, no bool."""
+    """A block as numba can read it: C order, native bytes, no bool, floats of 4 or 8 bytes."""
     if hasattr(part, "compute"):
+        if part.npartitions == 1:
+            # as an array, a single chunk would be copied once more
+            part = part.to_delayed().item()
         part = part.compute(scheduler="synchronous")
     part = np.ascontiguousarray(part)
     if part.dtype.kind == "b":
         return part.view(np.uint8)
+    if part.dtype.kind == "f" and part.dtype.itemsize not in (4, 8):
+        return part.astype(np.float32 if part.dtype.itemsize == 2 else np.float64)
     return part if part.dtype.isnative else part.astype(part.dtype.newbyteorder("="))
 
 

@@ -59,6 +59,7 @@ def grow(
     *,
     smoothing: float | None = None,
     random_state: int = 0,
+    num_workers: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Tree:
     """Split nodes as long as a split is accepted, the strongest first.
@@ -73,6 +74,8 @@ def grow(
         Width in positions of the Gaussian over the scan; by default what predicts best.
     random_state
         Seed.
+    num_workers
+        As for `try_split`.
     progress
         Called with the number of leaves after each split.
     """
@@ -95,6 +98,7 @@ def grow(
             split = try_split(
                 features, window, mask,
                 min_size=min_size, smoothing=smoothing, random_state=random_state,
+                num_workers=num_workers,
             )  # fmt: skip
             if split is None:
                 node["stopped"] = NOTHING
