@@ -46,6 +46,10 @@ def cluster_signal(
     ):
         if value is not None:
             check_count(name, value)
+    if callable(features) and mask is not None:
+        raise ValueError(
+            "mask does nothing where features is a function: apply it in the function."
+        )
     detector_mask, annulus = read_mask(mask, signal)
     options = Options(
         limits=Limits(max_clusters, max_depth, min_cluster_size),
@@ -177,6 +181,8 @@ def _roi_mask(roi, axes) -> np.ndarray:
 
 def _annulus(mask, axes) -> tuple[float, float]:
     scales = [abs(axis.scale) for axis in axes]
+    if not all(isinstance(value, numbers.Real) for value in mask):
+        raise TypeError(f"mask={mask!r}: an annulus is two numbers, (inner, outer).")
     inner, outer = (float(value) for value in mask)
     if not 0 <= inner < outer:
         raise ValueError(f"mask={mask!r}: an annulus is (inner, outer) with 0 <= inner < outer.")

@@ -17,6 +17,8 @@ _N_FEATURES = 64
 _N_FEATURES_LARGE_SCAN = 32
 _LARGE_SCAN = 2**19
 _N_RINGS = 24
+# noise shared by two halves of the counts, as a part of all, above which they are no electrons
+_LARGEST_SHARED_NOISE = 0.1
 # width in positions of the Gaussian over which patterns have to agree with their neighbours
 _COHERENCE = 1.5
 
@@ -27,7 +29,7 @@ def make_projection(
     annulus: tuple[float, float] | None = None,
     features: str = "default",
     random_state: int = 0,
-) -> Projection:
+) -> tuple[Projection, list[str]]:
     """Choose what the first pass keeps of a pattern.
 
     Parameters
@@ -46,6 +48,17 @@ def make_projection(
         npj Comput. Mater. 8, 114 (2022).
     random_state
         Seed of the thinning and of the randomised decomposition.
+
+    Returns
+    -------
+    The projection, and what was assumed, a sentence each. Whole numbers are thinned if the two
+    halves share no noise; where they do, as with a gain or a charge that spreads over pixels, the
+    patterns are to be split by position.
+
+    Raises
+    ------
+    PatternError
+        If nothing is left of the patterns inside the mask.
     """
     box_rows, box_columns = survey.weights.shape
     spacing = max(1.0, survey.radius / survey.box / 1.5) if survey.nanobeam else 1.0
@@ -66,10 +79,24 @@ def make_projection(
     inside &= (row + first[0] >= -0.5) & (row + last[0] <= box_rows - 0.5)
     inside &= (column + first[1] >= -0.5) & (column + last[1] <= box_columns - 0.5)
 
-    half = on_grid(
-        survey.boxes, survey.weights, centers, spacing, grid.shape, survey.positions,
-        random_state, survey.counts,
-    )  # fmt: skip
+    def nodes_of(halves: bool) -> np.ndarray:
+        return on_grid(
+            survey.boxes, survey.weights, centers, spacing, grid.shape, survey.positions,
+            random_state, halves,
+        )  # fmt: skip
+
+    notes = []
+    half, thinned = nodes_of(survey.counts), survey.counts
+    if thinned and inside.any():
+        whole = nodes_of(False)
+        shared = shared_noise(whole - half, half, survey.positions, survey.beam.shape[:2], inside)
+        if shared > _LARGEST_SHARED_NOISE:
+            half, thinned = whole, False
+            notes.append(
+                f"The patterns hold whole numbers but not electrons ({shared:.0%} of the noise is "
+                "shared by two halves of the counts); they were split by position, as on a "
+                "checkerboard."
+            )
     mean = half.mean(0, dtype=float)
     level = mean[inside.ravel()].mean() if inside.any() else 0.0
     selected = np.flatnonzero(inside.ravel() & (mean > 1e-3 * level))
@@ -83,21 +110,24 @@ def make_projection(
     if features == "std":
         basis = _highest_deviation(half, mean)
     elif survey.nanobeam:
-        basis = _coherent_components(half, mean, survey, random_state)
+        basis = _coherent_components(half, mean, survey, thinned, random_state)
     else:
         basis = _rings(distance.ravel()[selected])
-    return Projection(
+    projection = Projection(
         grid=grid,
         weights=survey.weights,
         selected=selected,
         basis=np.ascontiguousarray(basis, np.float32),
         beam=survey.beam,
-        halves=survey.counts,
+        halves=thinned,
         seed=random_state,
     )
+    return projection, notes
 
 
-def _coherent_components(nodes, mean, survey: Survey, random_state: int) -> np.ndarray:
+def _coherent_components(
+    nodes, mean, survey: Survey, thinned: bool, random_state: int
+) -> np.ndarray:
     """Leading eigenvectors of the covariance between neighbouring positions.
 
     Nodes are scaled by the square root of their mean, after which Poisson noise is the same in
@@ -108,7 +138,7 @@ def _coherent_components(nodes, mean, survey: Survey, random_state: int) -> np.n
     total = nodes.sum(1)
     scaled -= (total / total.sum())[:, None] * scaled.sum(0)
     rows, columns = np.divmod(survey.positions, scan_shape[1])
-    if not survey.counts:
+    if not thinned:
         odd = (rows + columns) % 2 == 1  # the other half of a checkerboard tests
         scaled, rows, columns = scaled[odd], rows[odd], columns[odd]
 
@@ -149,3 +179,35 @@ def _rings(distance: np.ndarray) -> np.ndarray:
     ring = np.digitize(distance, edges) - 1
     basis = np.eye(_N_RINGS)[ring]
     return basis[:, basis.any(0)]
+
+
+def shared_noise(first, second, positions, scan_shape, inside) -> float:
+    """Correlation of the noise in two halves of the counts, from differences of neighbours.
+
+    Parameters
+    ----------
+    first, second
+        Nodes of the grid, (positions, nodes).
+    positions
+        Of the patterns in the scan, ``y * scan_x + x``.
+    scan_shape
+        (scan_y, scan_x).
+    inside
+        True for the nodes to look at.
+    """
+    index = np.full(scan_shape, -1)
+    index.ravel()[positions] = np.arange(len(positions))
+    above, below = index[:-1, :-1].ravel(), index[1:, 1:].ravel()
+    both = (above >= 0) & (below >= 0)
+    above, below = above[both], below[both]
+    if len(above) < 64:
+        return 0.0
+    used = np.flatnonzero(inside.ravel())
+    differences = [(half[below] - half[above])[:, used] for half in (first, second)]
+    covariance = (differences[0] * differences[1]).mean(0)
+    variance = 0.5 * ((differences[0] ** 2).mean(0) + (differences[1] ** 2).mean(0))
+    seen = variance > 0
+    if not seen.any():
+        return 0.0
+    # of the median node, which no boundary between domains moves much
+    return float(np.median(covariance[seen] / variance[seen]))

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# noise shared by the two halves of the counts, as a part of all, above which they are no counts
-_LARGEST_SHARED_NOISE = 0.1
-
 
 @dataclass(frozen=True)
 class Half:
@@ -30,14 +27,11 @@ class Features:
         Positions whose pattern can be used.
     splitting
         ``"counts"`` or ``"checkerboard"``.
-    notes
-        What was assumed, a sentence each.
     """
 
     halves: tuple[Half, Half]
     valid: np.ndarray
     splitting: str
-    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -53,47 +47,18 @@ class Features:
 
 
 def from_thinned(values: np.ndarray, valid: np.ndarray) -> Features:
-    """Features from counts that were thinned: (y, x, 2 * (1 + n)), see `Projection`.
-
-    Where the two halves share noise the counts are not Poisson distributed (a gain, a charge that
-    spreads over pixels): they are put together again and split by position.
-    """
+    """Features from counts that were thinned: (y, x, 2 * (1 + n)), see `Projection`."""
     n = values.shape[2] // 2
     first = Half(values[..., 1:n], values[..., 0])
     second = Half(values[..., n + 1 :], values[..., n])
-    shared = shared_noise(first, second, valid)
-    if shared <= _LARGEST_SHARED_NOISE:
-        return Features((first, second), valid, "counts")
-    note = (
-        f"The patterns hold whole numbers but not electrons ({shared:.0%} of the noise is shared "
-        "by two halves of the counts); they were split by position, as on a checkerboard."
-    )
-    sums, weights = first.sums + second.sums, first.weights + second.weights
-    return from_intensities(sums, weights, valid, (note,))
+    return Features((first, second), valid, "counts")
 
 
-def from_intensities(
-    sums: np.ndarray, weights: np.ndarray, valid: np.ndarray, notes: tuple[str, ...] = ()
-) -> Features:
+def from_intensities(sums: np.ndarray, weights: np.ndarray, valid: np.ndarray) -> Features:
     """Features that cannot be thinned: the halves are the two colours of a checkerboard."""
     odd = np.indices(valid.shape).sum(0) % 2 == 1
     halves = tuple(
         Half(np.where(colour[..., None], sums, 0), np.where(colour, weights, 0))
         for colour in (~odd, odd)
     )
-    return Features(halves, valid, "checkerboard", notes)
-
-
-def shared_noise(first: Half, second: Half, valid: np.ndarray) -> float:
-    """Correlation of the noise in two halves, from the differences of diagonal neighbours."""
-    both = valid[1:, 1:] & valid[:-1, :-1]
-    if np.count_nonzero(both) < 64:
-        return 0.0
-    differences = []
-    for half in (first, second):
-        means = half.sums / np.maximum(half.weights, 1e-9)[..., None]
-        differences.append((means[1:, 1:] - means[:-1, :-1])[both])
-    covariance = (differences[0] * differences[1]).mean(0)
-    variance = 0.5 * ((differences[0] ** 2).mean(0) + (differences[1] ** 2).mean(0))
-    # of the median feature, which no boundary between domains moves much
-    return float(np.median(covariance / np.maximum(variance, 1e-30)))
+    return Features(halves, valid, "checkerboard")

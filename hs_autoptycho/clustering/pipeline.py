@@ -117,12 +117,12 @@ def cluster(
     found = survey(
         data,
         detector_mask=options.detector_mask,
+        scan_mask=options.scan_mask,
         progress=progress_first,
         num_workers=options.num_workers,
     )
     notes = list(found.notes)
     features, annulus = _first_pass(data, found, options, progress_first, notes)
-    notes += features.notes
     # sums by several threads of the linear algebra would depend on their number
     with threadpool_limits(1):
         tree = grow(
@@ -173,12 +173,13 @@ def _first_pass(data, found: Survey, options: Options, progress, notes):
         kernel = _Custom(options.features)
         n_values = 1 + kernel.length(data)
     else:
-        kernel = make_projection(
+        kernel, assumed = make_projection(
             found,
             annulus=options.annulus,
             features=options.features,
             random_state=options.random_state,
         )
+        notes += assumed
         n_values = kernel.n_values
     values = map_patterns(
         data, kernel, n_values, progress=progress, num_workers=options.num_workers
@@ -209,8 +210,8 @@ def _flagged(flags, wanted, flag: int) -> str:
         return ""
     y, x = (int(i) for i in bad[0])
     return (
-        f"{len(bad)} positions have {FLAGS[flag]} patterns or pixels (the first is x={x}, y={y}); "
-        "they are not clustered and have the label -1."
+        f"{len(bad)} of the positions, the first of them x={x}, y={y}, have patterns or pixels "
+        f"that are {FLAGS[flag]}; they are not clustered and have the label -1."
     )
 
 

@@ -29,7 +29,7 @@ _LOCAL_STEP, _LOCAL_ERRORS = 0.5, 3.5
 _FULL_LOCAL_STEP, _ALIKE = 0.9, 0.75
 _PLATEAUS = 5.0  # separation of smoothed positions that no gradient makes
 _PLATEAU_STEP = 0.3
-_THIN = 0.5  # part of a child inside its rim, below which it may be a boundary
+_THIN = 0.6  # part of a child inside its rim, below which it may be a boundary
 _LINE = 0.1  # ... and below which it is no region at all
 _MIXED = 0.6  # part of a thin child's difference that lies on the line between its neighbours
 

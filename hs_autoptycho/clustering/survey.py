@@ -34,7 +34,7 @@ def sample_blocks(scan_shape: tuple[int, int]) -> list[Block]:
     rows, columns = -(-ny // _TILE), -(-nx // _TILE)
     squares = [(i, j) for i in range(rows) for j in range(columns)]
     wanted = min(max(_LEAST_SAMPLE, ny * nx * _SAMPLED_PART), _LARGEST_SAMPLE)
-    n = int(np.ceil(wanted / _TILE**2))
+    n = int(np.ceil(wanted * len(squares) / (ny * nx)))
     if ny * nx > _LEAST_SAMPLE and n < len(squares):
         # Roberts' R2 sequence leaves no large hole in either direction
         chosen: set[tuple[int, int]] = set()
@@ -136,7 +136,12 @@ class Survey:
 
 
 def survey(
-    data, *, detector_mask: np.ndarray | None = None, progress=None, num_workers: int | None = None
+    data,
+    *,
+    detector_mask: np.ndarray | None = None,
+    scan_mask: np.ndarray | None = None,
+    progress=None,
+    num_workers: int | None = None,
 ) -> Survey:
     """Look at a sample of the patterns.
 
@@ -146,6 +151,9 @@ def survey(
         Array ``(scan_y, scan_x, k_y, k_x)``, numpy or dask.
     detector_mask
         True for the detector pixels to use.
+    scan_mask
+        True for the positions to cluster; the others are looked at only if the sample has none of
+        these.
     progress, num_workers
         As for `map_patterns`.
 
@@ -167,14 +175,17 @@ def survey(
             f"None of the {len(flags)} patterns looked at can be used: they are {kinds}. Check "
             "how the data were loaded; NaN and negative values can be set to zero."
         )
-    positions, boxes = positions[flags == 0], boxes[flags == 0]
+    usable = flags == 0
+    if scan_mask is not None and (usable & scan_mask.ravel()[positions]).any():
+        usable &= scan_mask.ravel()[positions]
+    positions, boxes = positions[usable], boxes[usable]
     notes = []
     total = boxes.sum(0, dtype=float)
     bad = _bad_boxes(total)
     if bad.any():
         notes.append(
-            f"{int(bad.sum())} detector {'pixels' if box == 1 else 'boxes of pixels'} far brighter "
-            "than their surroundings were left out."
+            f"Detector {'pixels' if box == 1 else 'boxes of pixels'} far brighter than their "
+            f"surroundings were left out: {int(bad.sum())}."
         )
     used = np.ones(total.shape, bool)
     if detector_mask is not None:
@@ -212,6 +223,9 @@ def _bad_boxes(total: np.ndarray) -> np.ndarray:
     scale = total.sum() / max(np.count_nonzero(total), 1)
     bad = total > 4 * surroundings + 8 * np.sqrt(np.maximum(surroundings, 0)) + 0.2 * scale + 10
     bad &= total > 2.5 * np.minimum(brightest, ndimage.median_filter(brightest, 3))
+    # even the smallest beam spills over to its neighbours, a bad pixel does not
+    beam = total == total.max()
+    bad &= ~beam | (brightest < 3 * surroundings + 8 * np.sqrt(np.maximum(surroundings, 0)) + 10)
     # spots of a single pixel look the same: many of them are no defects
     return bad if bad.mean() < 0.005 else np.zeros_like(bad)
 
