@@ -46,37 +46,31 @@ class Grid:
 def sum_boxes(pattern, box, out):
     """Sum a pattern in square boxes; returns 0 or what is wrong with it (`FLAGS`).
 
-    Sums and minima are kept by column, so that the loops over columns run in vector registers.
+    Sums are kept by column and negative values counted, so that the loops over columns run in
+    vector registers.
     """
     rows, columns = out.shape
     width = columns * box
-    line, lowest, column_sums = np.zeros(width), np.zeros(width), np.zeros(columns)
+    line, column_sums = np.empty(width), np.zeros(columns)
+    negative = 0
     for i in range(rows):
-        for x in range(width):
-            value = np.float64(pattern[i * box, x])
-            line[x] = value
-            lowest[x] = value if value < lowest[x] else lowest[x]
-        for y in range(i * box + 1, (i + 1) * box):
+        line[:] = 0.0
+        for y in range(i * box, (i + 1) * box):
+            source = pattern[y]
             for x in range(width):
-                value = np.float64(pattern[y, x])
-                line[x] += value
-                lowest[x] = value if value < lowest[x] else lowest[x]
+                line[x] += source[x]
+                negative += source[x] < 0
         row = out[i]
-        if box == 1:
-            for j in range(columns):
-                row[j] = line[j]
-        else:
-            for j in range(columns):
-                s = line[j * box]
-                for x in range(j * box + 1, (j + 1) * box):
-                    s += line[x]
-                row[j] = s
         for j in range(columns):
-            column_sums[j] += row[j]
+            s = line[j * box]
+            for x in range(j * box + 1, (j + 1) * box):
+                s += line[x]
+            row[j] = s
+            column_sums[j] += s
     total = column_sums.sum()
     if not np.isfinite(total):
         return NOT_FINITE
-    if lowest.min() < 0:
+    if negative > 0:
         return NEGATIVE
     if total == 0:
         return EMPTY

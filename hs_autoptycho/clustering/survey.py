@@ -165,6 +165,8 @@ def survey(
     scan_shape, detector_shape = data.shape[:2], data.shape[2:]
     box = -(-max(detector_shape) // _LARGEST_BOXED)
     blocks = sample_blocks(scan_shape)
+    if sum((y1 - y0) * (x1 - x0) for y0, y1, x0, x1 in blocks) == scan_shape[0] * scan_shape[1]:
+        blocks = None  # all of it, then along its own chunks
     sample = reduce_patterns(
         data, Sample(box), blocks=blocks, progress=progress, num_workers=num_workers
     )
