@@ -9,10 +9,10 @@ signal, in the signal's own chunks, but not compressed, so that reading is what 
 Every line of the table is a process of its own. Peak memory is its largest resident memory less
 that after the imports. "Two sums" is the total of all counts by dask, twice, from the same file:
 what two bare passes cost. It runs in turns with the clustering, as the file may move into the page
-cache meanwhile, and times are compared with the mean of its runs. Passes are the bytes that a process read (rchar in /proc/self/io, so Linux only)
-over half of those that the two sums read. HyperSpy's own route out of core (incremental
-decomposition, then cluster_analysis) is told the number of clusters, and gets a part of the scan,
-from its middle, of a size that it can do.
+cache meanwhile, and times are compared with the mean of its runs. Passes are the bytes that a
+process read (rchar in /proc/self/io, so Linux only) over half of those that the two sums read.
+HyperSpy's own route out of core (incremental decomposition, then cluster_analysis) is told the
+number of clusters, and gets a part of the scan, from its middle, of a size that it can do.
 
 Exits with 1 if the clustering needs more than 1.5 GB, 2.2 passes, or twice the time of two sums.
 """
@@ -251,7 +251,7 @@ def write_report(rows: list[dict], arguments) -> str:
         [
             table(head, lines),
             f"In the order of running; chunks {chunks}, float32, not compressed. Times are over "
-            "those of the fastest two sums. Nothing was dropped from the page cache, which may "
+            "the mean of the two sums in turns. Nothing was dropped from the page cache, which may "
             "have held the file.",
             f"{machine()}; threads: NUMBA_NUM_THREADS={os.environ.get('NUMBA_NUM_THREADS')}, "
             f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}; "
