@@ -311,9 +311,9 @@ def test_unusable_patterns_are_left_out(small, caplog):
     assert np.isfinite(found.mean_patterns.data).all()
     notes = [note for note in found.notes if "label -1" in note]
     assert len(notes) == 3
-    assert notes[0].startswith("5 of") and "x=0, y=0" in notes[0] and "are empty" in notes[0]
-    assert notes[1].startswith("2 of") and "are NaN or infinite" in notes[1] and "x=3, y=2" in notes[1]
-    assert notes[2].startswith("1 of") and "are negative" in notes[2] and "x=6, y=5" in notes[2]
+    expected = [(5, "x=0, y=0", "empty"), (2, "x=3, y=2", "NaN"), (1, "x=6, y=5", "negative")]
+    for note, (number, place, kind) in zip(notes, expected, strict=True):
+        assert note.startswith(f"{number} of") and place in note and f"are {kind}" in note
     assert sum("label -1" in record.message for record in caplog.records) >= 3
 
 
