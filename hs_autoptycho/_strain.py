@@ -40,68 +40,7 @@ def map_strain(
     num_workers: int | None = None,
     **unknown: Any,
 ) -> StrainMap:
-    """Map strain and rotation over a clustered scan.
-
-    A lattice is fitted to the disks of each cluster's mean pattern. From it, the lattice of every
-    single pattern of the cluster is found by maximum likelihood for Poisson counts: origin and both
-    vectors at once, from all disks, so that disks of a few counts each are enough. Positions where
-    this fails are NaN, with a reason.
-
-    Parameters
-    ----------
-    clusters
-        A `HierarchicalClusters`.
-    signal
-        The signal that was clustered, ``(x, y | kx, ky)``, lazy or not.
-    reference
-        What strain is measured against: the number of a cluster (its mean pattern's lattice);
-        ``"own"``, each cluster's own, which suits grains that are turned by many degrees; a
-        boolean mask of the scan ``(y, x)``, array or signal (the mean lattice of its positions); or
-        ideal vectors, an array (2, 2) with the columns g1 and g2 and the rows k_x and k_y, in the
-        units of the signal's axes. Default: the largest cluster that has a lattice.
-    spatial_smoothing
-        Standard deviation, in positions, of a Gaussian over which a position's lattice is averaged
-        with those of its neighbours in the same cluster, each with the weight of its information;
-        the origins stay free, so that descan does no harm. The standard errors account for it.
-        Default: 0, none. The error falls by about ``sqrt(4 π) σ``, from σ = 0.5 on: by 2.5 at 0.7.
-    max_strain
-        Positions whose lattice differs by more than this fraction from their cluster's are
-        dismissed.
-    max_shift
-        How far, in pixels, a pattern may be shifted against its cluster's mean pattern. Default:
-        an eighth of the detector.
-    disk_radius
-        Of the disks in pixels. Default: that of the direct beam in each mean pattern.
-    show_progressbar
-        Default: ``hs.preferences.General.show_progressbar``.
-    num_workers
-        Number of threads. Default: all cores.
-
-    Returns
-    -------
-    StrainMap
-        ``(component | x, y)``: e_xx, e_yy, e_xy and the rotation in degrees, x along the detector's
-        columns, y along its rows.
-
-    Raises
-    ------
-    ValueError
-        If signal and clusters do not fit each other, an option has a wrong value, no cluster has a
-        lattice, or the reference has none.
-    TypeError
-        For an unknown option.
-
-    Notes
-    -----
-    With the vectors as columns of G and those of the reference in G0, the deformation is
-    ``F = (G G0⁻¹)⁻ᵀ``, the strain ``(F + Fᵀ)/2 - 1`` and the rotation ``(F_yx - F_xy)/2``. Of a
-    lattice's equivalent bases the one nearest to the reference is compared. These are strain and
-    rotation of small deformations: a rotation of 5° alone looks like a strain of -0.4 %.
-
-    Standard errors are those of the Fisher information, times the square root of the scatter of the
-    counts around the model in units of a Poisson distribution's (1 for counted electrons, the gain
-    for others). The error of the reference is not contained in them.
-    """
+    """See `HierarchicalClusters.map_strain`; `clusters` is what it is a method of."""
     if unknown:
         raise TypeError(
             f"map_strain() has no option {', '.join(sorted(unknown))}; its options are "

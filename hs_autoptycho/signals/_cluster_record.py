@@ -41,9 +41,18 @@ class ClusterRecord:
 
         ``index`` (in this list), ``parent`` (None for the root), ``children`` (two indices, or
         none), ``depth`` (splits from the root), ``level`` (that shows the node first), ``size``
-        (positions), and of a node's split, or of the best one that was refused: ``gain``,
-        ``significance``, ``stability`` and ``separation``. ``stopped`` says why a leaf was not
-        split. A leaf also has its number on the maps, ``leaf``; of other nodes it is None.
+        (positions), and of a node's split, or of the best one that was refused:
+
+        * ``gain``, the part of all structure in the scan, i.e. of the variance between positions
+          that is not noise, that the split accounts for;
+        * ``significance``, the difference of the children on held-out counts in standard errors;
+        * ``stability``, the adjusted Rand index between what two halves of the counts propose;
+        * ``separation``, the difference in standard deviations of single positions;
+        * ``contrast``, the distance of the children's mean patterns, normalised and scaled as
+          Poisson counts, which does not depend on the dose.
+
+        ``stopped`` says why a leaf was not split. A leaf also has its number on the maps, ``leaf``;
+        of other nodes it is None.
         """
         nodes = json.loads(self._stored("tree_json"))
         numbers = {index: number for number, index in enumerate(leaf_indices(nodes))}
