@@ -259,7 +259,7 @@ class TestSignal:
         signal = twisted_bilayer_mos2(**SMALL, dose=None, source_size=0.8)
         probe = ground_truth_probe(signal)
         power = (np.abs(probe.data) ** 2).sum(axis=(1, 2))
-        assert len(power) > 1 and np.all(np.diff(power) <= 0)
+        assert len(power) > 1 and np.all(np.diff(power) <= 1e-6 * power[0])  # pairs are degenerate
         assert power.sum() == pytest.approx(1, rel=1e-5)
         # the disks' interference fades
         coherent = twisted_bilayer_mos2(**SMALL, dose=None)
