@@ -38,12 +38,10 @@ class Features:
         """(scan_y, scan_x)."""
         return self.valid.shape
 
-    def together(self, window=np.s_[:, :]) -> Half:
-        """Both halves as one, in a rectangle of the scan."""
+    def together(self) -> Half:
+        """Both halves as one."""
         first, second = self.halves
-        return Half(
-            first.sums[window] + second.sums[window], first.weights[window] + second.weights[window]
-        )
+        return Half(first.sums + second.sums, first.weights + second.weights)
 
 
 def from_thinned(values: np.ndarray, valid: np.ndarray) -> Features:

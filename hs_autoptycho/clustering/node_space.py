@@ -85,10 +85,7 @@ def node_space(half: Half, mask: np.ndarray, random_state: int) -> NodeSpace:
 
 
 def _covariances(sums, weights, mean) -> tuple[np.ndarray, np.ndarray]:
-    """Covariance a count of the noise, and of a pattern with the mean of its neighbours.
-
-    `sums` may be a function of rows, for noise that is made as it is needed.
-    """
+    """Covariance a count of the noise, and of a pattern with the mean of its neighbours."""
     n = len(mean)
     noise, shared = np.zeros((n, n)), np.zeros((n, n))
     pairs, positions = 0, 0

@@ -27,12 +27,6 @@ _UNIT = np.zeros((2 * _REACH + 1, 2 * _REACH + 1))
 _UNIT[_REACH, _REACH] = 1.0
 
 
-def smooth_means(sums: np.ndarray, weights: np.ndarray, sigma: float) -> np.ndarray:
-    """Ratio of blurred sums (y, x, k) to blurred weights (y, x): zero where there is no weight."""
-    total = blur(weights, sigma)
-    return blur(sums, sigma) / np.maximum(total, 1e-6 * weights.max(initial=1e-30))[..., None]
-
-
 def potts_field(probabilities: np.ndarray) -> np.ndarray:
     """What the eight neighbours say: for every position (y, x, class)."""
     padded = np.pad(probabilities, ((1, 1), (1, 1), (0, 0)))

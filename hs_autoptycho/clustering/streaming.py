@@ -9,7 +9,7 @@ on by threads, or by the workers of a ``distributed`` cluster where a client is 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
@@ -136,13 +136,6 @@ def reduce_patterns(
 
     _run(data, _Reduce(statistic), blocks, store, progress, num_workers)
     return total
-
-
-def read_blocks(data, blocks: list[Block]) -> Iterator[tuple[Block, np.ndarray]]:
-    """The patterns ``(rows, columns, k_y, k_x)`` of a few rectangles, one after the other."""
-    for block in blocks:
-        y0, y1, x0, x1 = block
-        yield block, _in_memory(data[y0:y1, x0:x1])
 
 
 class _Map:

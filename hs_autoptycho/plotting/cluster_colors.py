@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hs_autoptycho.clustering.nodes import leaf_indices, leaf_ranges
+from hs_autoptycho.plotting.style import oklab_to_linear, screen_values
 
 UNCLUSTERED = "#DCDCDC"
 
@@ -65,25 +66,10 @@ def leaf_colors(nodes: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 
 def _srgb(lightness: float, hue: float) -> np.ndarray:
-    """The most vivid colour of a lightness and hue in the Oklab space that a screen can show.
-
-    References
-    ----------
-    B. Ottosson, A perceptual color space for image processing, 2020
-    (https://bottosson.github.io/posts/oklab).
-    """
-    chroma = np.linspace(_MOST_CHROMA, 0, 64)
-    a, b = chroma * np.cos(hue), chroma * np.sin(hue)
-    long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
-    medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
-    short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
-    red = 4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short
-    green = -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short
-    blue = -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short
-    linear = np.stack([red, green, blue], axis=-1)
+    """The most vivid colour of a lightness and hue in the Oklab space that a screen can show."""
+    linear = oklab_to_linear(lightness, np.linspace(_MOST_CHROMA, 0, 64), hue)
     shown = linear[np.argmax(((linear >= 0) & (linear <= 1)).all(axis=1))]
-    shown = np.clip(shown, 0, 1)
-    return np.where(shown <= 0.0031308, 12.92 * shown, 1.055 * shown ** (1 / 2.4) - 0.055)
+    return screen_values(np.clip(shown, 0, 1))
 
 
 def boundary_segments(labels: np.ndarray) -> np.ndarray:

@@ -37,11 +37,6 @@ def complex_to_rgb(field: np.ndarray, maximum: float | None = None) -> np.ndarra
     -------
     numpy.ndarray
         Float array of the shape of `field` with a last axis of 3, sRGB between 0 and 1.
-
-    References
-    ----------
-    B. Ottosson, A perceptual color space for image processing, 2020
-    (https://bottosson.github.io/posts/oklab).
     """
     field = np.asarray(field)
     field = np.where(np.isfinite(field), field, 0)
@@ -51,16 +46,32 @@ def complex_to_rgb(field: np.ndarray, maximum: float | None = None) -> np.ndarra
     amplitude = np.clip(amplitude / maximum, 0, 1) if maximum > 0 else amplitude
     # 0.76 and 0.125: near the lightness at which sRGB holds the widest full circle of hues
     lightness, chroma = 0.76, 0.125
-    a, b = chroma * np.cos(phase), chroma * np.sin(phase)
+    # Oklab's coordinates are cube roots: scaling all three by t scales linear light by t ** 3
+    linear = oklab_to_linear(lightness, chroma, phase) * amplitude[..., np.newaxis] ** 3
+    return screen_values(np.clip(linear, 0, 1))
+
+
+def oklab_to_linear(lightness, chroma, hue) -> np.ndarray:
+    """Linear red, green and blue (last axis) of colours in the Oklab space; beyond 0..1 no screen
+    shows them.
+
+    References
+    ----------
+    B. Ottosson, A perceptual color space for image processing, 2020
+    (https://bottosson.github.io/posts/oklab).
+    """
+    a, b = chroma * np.cos(hue), chroma * np.sin(hue)
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
     short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
     red = 4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short
     green = -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short
     blue = -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short
-    # Oklab's coordinates are cube roots: scaling all three by t scales linear light by t ** 3
-    linear = np.stack([red, green, blue], axis=-1) * amplitude[..., np.newaxis] ** 3
-    linear = np.clip(linear, 0, 1)
+    return np.stack([red, green, blue], axis=-1)
+
+
+def screen_values(linear: np.ndarray) -> np.ndarray:
+    """sRGB values of linear light between 0 and 1."""
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 

@@ -17,23 +17,18 @@ from hs_autoptycho.clustering.nodes import (
     split_indices,
 )
 from hs_autoptycho.signals._plain import to_plain
+from hs_autoptycho.signals._record import RunRecord
 
 
-class ClusterRecord:
+class ClusterRecord(RunRecord):
     """Attributes that read ``metadata.Clustering``; for a HyperSpy signal class to inherit.
 
     They describe the whole scan, also of a signal that was cropped. Everything is returned as a
     copy in plain Python or NumPy, whatever the file gave back.
     """
 
-    def _stored(self, name: str) -> Any:
-        item = f"Clustering.{name}"
-        if not self.metadata.has_item(item):
-            raise AttributeError(
-                f"this signal has no metadata.{item}: it was not made by cluster_hierarchical()"
-            )
-        value = self.metadata.get_item(item)
-        return value.as_dictionary() if hasattr(value, "as_dictionary") else value
+    _entry = "Clustering"
+    _made_by = "cluster_hierarchical()"
 
     @property
     def tree(self) -> list[dict[str, Any]]:
@@ -78,27 +73,6 @@ class ClusterRecord:
     def settings(self) -> dict[str, Any]:
         """What the clustering was asked for and what it found out first, a copy."""
         return json.loads(self._stored("settings_json"))
-
-    @property
-    def notes(self) -> list[str]:
-        """What was assumed or noticed on the way, a sentence each."""
-        return to_plain(self._stored("notes"), "notes")
-
-    @property
-    def status(self) -> str:
-        """How the clustering ended: ``completed`` or ``interrupted``."""
-        return str(self._stored("status"))
-
-    @property
-    def seed(self) -> int | None:
-        """Seed of the clustering."""
-        seed = self._stored("seed")
-        return None if seed is None else int(seed)
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """Versions of the packages that made the result."""
-        return to_plain(self._stored("versions"), "versions")
 
     # --- patterns -----------------------------------------------------------------------------
 

@@ -1,128 +1,52 @@
-"""What a reconstruction left behind, read back from a signal's metadata."""
+"""What a method left behind in a signal's metadata; for the result signals to inherit."""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from hyperspy.api import signals
+from typing import Any
 
 from hs_autoptycho.signals._plain import to_plain
 
-if TYPE_CHECKING:
-    from hs_autoptycho.calibration import Geometry
 
-
-class ReconstructionRecord:
-    """Attributes that read ``metadata.Ptychography``; for a HyperSpy signal class to inherit.
+class Record:
+    """Attributes that read one entry of the metadata.
 
     Everything is returned as a copy in plain Python or NumPy, whatever the file gave back.
     """
 
+    # name of the entry, and what makes it
+    _entry: str
+    _made_by: str
+
     def _stored(self, name: str) -> Any:
-        item = f"Ptychography.{name}"
+        item = f"{self._entry}.{name}"
         if not self.metadata.has_item(item):
             raise AttributeError(
-                f"this object has no metadata.{item}: it was not made by reconstruct_ptycho() or "
-                "autotune_ptycho()"
+                f"this signal has no metadata.{item}: it was not made by {self._made_by}"
             )
         value = self.metadata.get_item(item)
         return value.as_dictionary() if hasattr(value, "as_dictionary") else value
 
-    @property
-    def probe(self) -> signals.ComplexSignal2D:
-        """The probe as ``(mode | x, y)``, in Å, centred, strongest mode first."""
-        axes = self._stored("probe_axes")
-        stack = np.array(self._stored("probe"))
-        axis = {"name": "mode", "size": len(stack), "navigate": True}
-        axes = [axis] + [
-            {"name": key, "size": size, "navigate": False, **to_plain(axes[key])}
-            for key, size in zip(("y", "x"), stack.shape[1:], strict=True)
-        ]
-        return signals.ComplexSignal2D(stack, axes=axes, metadata={"General": {"title": "Probe"}})
 
-    @property
-    def probe_powers(self) -> np.ndarray:
-        """Share of each probe mode in the total intensity; they sum to 1."""
-        power = (np.abs(np.array(self._stored("probe"))) ** 2).sum(axis=(1, 2), dtype=float)
-        return power / power.sum() if power.sum() > 0 else power
-
-    @property
-    def positions(self) -> np.ndarray:
-        """Array (J, 2): (y, x) of each probe's centre in Å, in the frame of the signal axes."""
-        return np.array(self._stored("positions"))
-
-    @property
-    def scan_shape(self) -> tuple[int, int]:
-        """(scan_y, scan_x) of the scan."""
-        scan_y, scan_x = self._stored("scan_shape")
-        return int(scan_y), int(scan_x)
-
-    @property
-    def history(self) -> signals.Signal1D:
-        """Error by iteration, the start included. All curves: ``metadata.Ptychography.history``."""
-        error = np.atleast_1d(np.array(self._stored("history").get("error", []), dtype=float))
-        axis = {"name": "iteration", "size": len(error), "scale": 1.0, "offset": 0.0}
-        metadata = {"General": {"title": "Error by iteration"}, "Signal": {"quantity": "error"}}
-        return signals.Signal1D(error, axes=[{**axis, "navigate": False}], metadata=metadata)
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """All parameters of the reconstruction, a copy."""
-        return to_plain(self._stored("parameters"), "parameters")
-
-    @property
-    def geometry(self) -> Geometry:
-        """Calibration the reconstruction used."""
-        from hs_autoptycho.calibration import Geometry
-
-        return Geometry.from_dict(to_plain(self._stored("geometry"), "geometry"))
+class RunRecord(Record):
+    """The same of a run that has a seed, may have been interrupted, and noted what it assumed."""
 
     @property
     def status(self) -> str:
-        """How the reconstruction ended: ``completed``, ``diverged`` or ``interrupted``."""
+        """How the run ended: ``completed``, ``interrupted`` or, of a fit, ``diverged``."""
         return str(self._stored("status"))
 
     @property
     def seed(self) -> int | None:
-        """Seed of the reconstruction."""
+        """Seed of the run."""
         seed = self._stored("seed")
         return None if seed is None else int(seed)
 
     @property
     def versions(self) -> dict[str, str]:
-        """Versions of the packages that made the object."""
+        """Versions of the packages that made the result."""
         return to_plain(self._stored("versions"), "versions")
 
     @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the data the object was reconstructed from."""
-        return str(self._stored("fingerprint"))
-
-    @property
     def notes(self) -> list[str]:
-        """What was assumed or contradicted on the way, a sentence each."""
+        """What was assumed, noticed or contradicted on the way, a sentence each."""
         return to_plain(self._stored("notes"), "notes")
-
-    def _tuning(self) -> dict[str, Any]:
-        if not self.metadata.has_item("Ptychography.tuning"):
-            raise AttributeError(
-                "this object was reconstructed with given parameters and not tuned; its "
-                "parameters are in .parameters, and signal.autotune_ptycho() tunes them"
-            )
-        return self._stored("tuning")
-
-    @property
-    def trials(self) -> list[dict[str, Any]]:
-        """Every trial of the tuning, in order: a new list of dictionaries."""
-        return json.loads(self._tuning().get("trials_json") or "[]")
-
-    @property
-    def best_parameters(self) -> dict[str, Any]:
-        """The tuned parameters alone, with their best values."""
-        tuning = self._tuning()
-        best = tuning.get("best_trial")
-        chosen = next((t["parameters"] for t in self.trials if t.get("number") == best), {})
-        used = {**self.parameters, **chosen}
-        return {name: used[name] for name in to_plain(tuning["parameters"]) if name in used}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from hyperspy.api import signals
 
-from hs_autoptycho._units import UnitError, read_unit
 from hs_autoptycho.clustering.nodes import (
     check_nodes,
     cut,
@@ -20,6 +19,7 @@ from hs_autoptycho.clustering.nodes import (
 from hs_autoptycho.signals._cluster_figures import ClusterFigures
 from hs_autoptycho.signals._cluster_record import ClusterRecord
 from hs_autoptycho.signals._plain import in_memory, to_json, to_plain
+from hs_autoptycho.signals._scan_window import scan_window
 
 if TYPE_CHECKING:
     from hs_autoptycho.signals.strain_map import StrainMap
@@ -162,29 +162,9 @@ class HierarchicalClusters(ClusterFigures, ClusterRecord, signals.Signal2D):
 
     def _window(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of the clustered scan that the signal axes show."""
+        stored = to_plain(self._stored("scan_axes"))
         shape = self._stored("leaf_labels").shape
-        stored = self._stored("scan_axes")
-        window = []
-        axes = self.axes_manager.signal_axes[::-1]
-        for axis, key, size in zip(axes, ("y", "x"), shape, strict=True):
-            grid = _grid(to_plain(stored[key]), size)
-            step = np.abs(np.diff(grid)).min() if size > 1 else abs(stored[key].get("scale", 1.0))
-            values = np.asarray(axis.axis, dtype=float) * _unit_ratio(axis, stored[key]["units"])
-            distances = np.abs(values[:, np.newaxis] - grid)
-            whole = distances.argmin(axis=1)
-            fits = distances.min(axis=1).max() < 1e-3 * step  # not so for values that are nan
-            if not fits or len(np.unique(whole)) != len(whole):
-                # the axes were calibrated anew: as long as nothing was cut off, that is no matter
-                if axis.size != size:
-                    raise ValueError(
-                        f"the axis {axis.name!r} goes from {axis.axis[0]:g} to {axis.axis[-1]:g} "
-                        f"in {axis.size} steps, that of the clustered scan from {grid[0]:g} to "
-                        f"{grid[-1]:g} in {size}: what part of the scan this is cannot be told. "
-                        "Calibrate before you cluster, or crop with isig alone"
-                    )
-                whole = np.arange(size)
-            window.append(whole)
-        return window[0], window[1]
+        return scan_window(self.axes_manager.signal_axes[::-1], stored, shape, "clustered")
 
     @property
     def leaf_labels(self) -> np.ndarray:
@@ -421,24 +401,6 @@ def _check_labels(leaf_labels: np.ndarray, nodes: Sequence[Mapping[str, Any]]) -
     for node in nodes:
         if node["children"] and node["size"] != sum(nodes[c]["size"] for c in node["children"]):
             raise ValueError(f"the size of node {node['index']} is not the sum of its children's")
-
-
-def _grid(axis: Mapping[str, Any], size: int) -> np.ndarray:
-    """Values of an axis from its dictionary."""
-    if "axis" in axis:
-        return np.array(axis["axis"], dtype=float)
-    return axis["offset"] + axis["scale"] * np.arange(size)
-
-
-def _unit_ratio(axis, units: str) -> float:
-    """What to multiply an axis' values with to have them in `units`; nan if that is unknown."""
-    if axis.units == units:
-        return 1.0
-    try:
-        ours, theirs = read_unit(axis.units), read_unit(units)
-    except UnitError:
-        return np.nan
-    return ours.factor / theirs.factor if ours.kind == theirs.kind else np.nan
 
 
 def _plain_axes(axes, keys: tuple[str, str], name: str) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from scipy.ndimage import distance_transform_edt
 
 from hs_autoptycho._units import read_unit
 from hs_autoptycho.signals._plain import in_memory, to_json, to_plain
-from hs_autoptycho.signals._record import ReconstructionRecord
+from hs_autoptycho.signals._reconstruction_record import ReconstructionRecord
 from hs_autoptycho.signals._spectrum import (
     half_bit_limit,
     information_limit,

@@ -13,6 +13,8 @@ from hs_autoptycho.clustering.boundaries import profile, signed_distance
 from hs_autoptycho.clustering.deformation import COMPONENTS
 from hs_autoptycho.clustering.strain import shared_positions
 from hs_autoptycho.signals._plain import in_memory, to_json, to_plain
+from hs_autoptycho.signals._record import Record
+from hs_autoptycho.signals._scan_window import scan_window
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 _AXIS_KEYS = ("name", "units", "scale", "offset")
 
 
-class StrainMap(signals.Signal2D):
+class StrainMap(Record, signals.Signal2D):
     """Strain and rotation of the lattice at every position of a scan.
 
     Data are float32, ``(component | x, y)``: e_xx, e_yy, e_xy, and the rotation in degrees. x runs
@@ -38,6 +40,8 @@ class StrainMap(signals.Signal2D):
     """
 
     _signal_type = "strain_map"
+    _entry = "Strain"
+    _made_by = "map_strain()"
 
     @classmethod
     def from_strain(
@@ -108,7 +112,7 @@ class StrainMap(signals.Signal2D):
             "leaf_labels": np.array(leaf_labels, dtype=np.int32),
             "components": list(COMPONENTS),
             "scan_axes": {
-                key: to_plain({k: axis[k] for k in ("scale", "offset")}, key)
+                key: to_plain({k: axis[k] for k in ("scale", "offset", "units")}, key)
                 for key, axis in zip("yx", axes[1:], strict=True)
             },
             "lattices_json": to_json(lattices, "lattices"),
@@ -129,36 +133,14 @@ class StrainMap(signals.Signal2D):
 
     # --- what was stored ------------------------------------------------------------------------
 
-    def _stored(self, name: str) -> Any:
-        item = f"Strain.{name}"
-        if not self.metadata.has_item(item):
-            raise AttributeError(
-                f"this signal has no metadata.{item}: it was not made by map_strain()"
-            )
-        value = self.metadata.get_item(item)
-        return value.as_dictionary() if hasattr(value, "as_dictionary") else value
-
-    def _window(self) -> tuple[slice, slice]:
+    def _window(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of the scan that the signal axes show."""
-        stored, shape = self._stored("scan_axes"), self._stored("leaf_labels").shape
-        window = []
-        for axis, key, size in zip(self.axes_manager.signal_axes[::-1], "yx", shape, strict=True):
-            start = (axis.offset - stored[key]["offset"]) / stored[key]["scale"]
-            same = np.isclose(axis.scale, stored[key]["scale"])
-            first = int(round(start))
-            if not same or abs(start - first) > 1e-3 or not 0 <= first <= size - axis.size:
-                # calibrated anew: as long as nothing was cut off, that is no matter
-                if axis.size != size:
-                    raise ValueError(
-                        f"the axis {axis.name} does not fit the scan's that strain was mapped on; "
-                        "calibrate the scan before mapping, and crop with isig"
-                    )
-                first = 0
-            window.append(slice(first, first + axis.size))
-        return window[0], window[1]
+        stored = to_plain(self._stored("scan_axes"))
+        shape = self._stored("leaf_labels").shape
+        return scan_window(self.axes_manager.signal_axes[::-1], stored, shape, "mapped")
 
     def _map(self, name: str) -> np.ndarray:
-        return np.array(self._stored(name))[(..., *self._window())]
+        return np.array(self._stored(name))[(..., *np.ix_(*self._window()))]
 
     def _axes(self) -> list[dict[str, Any]]:
         return [axis.get_axis_dictionary() for axis in self.axes_manager.signal_axes[::-1]]

@@ -5,7 +5,7 @@ import pytest
 
 from hs_autoptycho.clustering.features import Half
 from hs_autoptycho.clustering.node_space import best_smoothing, node_space
-from hs_autoptycho.clustering.smoothing import blur, neighbour_sum, smooth_means
+from hs_autoptycho.clustering.smoothing import blur, neighbour_sum
 
 N = 12  # features; what is left of the counts lies in no feature
 
@@ -126,11 +126,3 @@ def test_neighbour_sum_leaves_out_the_position():
     stack = np.stack([image, 0 * image], -1)
     assert not neighbour_sum(stack, 1.5)[..., 1].any()
     np.testing.assert_allclose(neighbour_sum(stack, 1.5)[..., 0], around)
-
-
-def test_smooth_means_of_a_constant_reach_the_edges():
-    weights = np.random.default_rng(7).random((8, 9)) + 0.1
-    weights[2:4, 3] = 0
-    means = smooth_means(3 * weights[..., None], weights, 1.0)
-    np.testing.assert_allclose(means, 3)
-    assert (smooth_means(np.zeros((4, 5, 2)), np.zeros((4, 5)), 1.0) == 0).all()

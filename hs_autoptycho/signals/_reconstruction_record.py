@@ -1,0 +1,101 @@
+"""What a reconstruction left behind, read back from a signal's metadata."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from hyperspy.api import signals
+
+from hs_autoptycho.signals._plain import to_plain
+from hs_autoptycho.signals._record import RunRecord
+
+if TYPE_CHECKING:
+    from hs_autoptycho.calibration import Geometry
+
+
+class ReconstructionRecord(RunRecord):
+    """Attributes that read ``metadata.Ptychography``; for a HyperSpy signal class to inherit.
+
+    Everything is returned as a copy in plain Python or NumPy, whatever the file gave back.
+    """
+
+    _entry = "Ptychography"
+    _made_by = "reconstruct_ptycho() or autotune_ptycho()"
+
+    @property
+    def probe(self) -> signals.ComplexSignal2D:
+        """The probe as ``(mode | x, y)``, in Å, centred, strongest mode first."""
+        axes = self._stored("probe_axes")
+        stack = np.array(self._stored("probe"))
+        axis = {"name": "mode", "size": len(stack), "navigate": True}
+        axes = [axis] + [
+            {"name": key, "size": size, "navigate": False, **to_plain(axes[key])}
+            for key, size in zip(("y", "x"), stack.shape[1:], strict=True)
+        ]
+        return signals.ComplexSignal2D(stack, axes=axes, metadata={"General": {"title": "Probe"}})
+
+    @property
+    def probe_powers(self) -> np.ndarray:
+        """Share of each probe mode in the total intensity; they sum to 1."""
+        power = (np.abs(np.array(self._stored("probe"))) ** 2).sum(axis=(1, 2), dtype=float)
+        return power / power.sum() if power.sum() > 0 else power
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Array (J, 2): (y, x) of each probe's centre in Å, in the frame of the signal axes."""
+        return np.array(self._stored("positions"))
+
+    @property
+    def scan_shape(self) -> tuple[int, int]:
+        """(scan_y, scan_x) of the scan."""
+        scan_y, scan_x = self._stored("scan_shape")
+        return int(scan_y), int(scan_x)
+
+    @property
+    def history(self) -> signals.Signal1D:
+        """Error by iteration, the start included. All curves: ``metadata.Ptychography.history``."""
+        error = np.atleast_1d(np.array(self._stored("history").get("error", []), dtype=float))
+        axis = {"name": "iteration", "size": len(error), "scale": 1.0, "offset": 0.0}
+        metadata = {"General": {"title": "Error by iteration"}, "Signal": {"quantity": "error"}}
+        return signals.Signal1D(error, axes=[{**axis, "navigate": False}], metadata=metadata)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All parameters of the reconstruction, a copy."""
+        return to_plain(self._stored("parameters"), "parameters")
+
+    @property
+    def geometry(self) -> Geometry:
+        """Calibration the reconstruction used."""
+        from hs_autoptycho.calibration import Geometry
+
+        return Geometry.from_dict(to_plain(self._stored("geometry"), "geometry"))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the data the object was reconstructed from."""
+        return str(self._stored("fingerprint"))
+
+    def _tuning(self) -> dict[str, Any]:
+        if not self.metadata.has_item("Ptychography.tuning"):
+            raise AttributeError(
+                "this object was reconstructed with given parameters and not tuned; its "
+                "parameters are in .parameters, and signal.autotune_ptycho() tunes them"
+            )
+        return self._stored("tuning")
+
+    @property
+    def trials(self) -> list[dict[str, Any]]:
+        """Every trial of the tuning, in order: a new list of dictionaries."""
+        return json.loads(self._tuning().get("trials_json") or "[]")
+
+    @property
+    def best_parameters(self) -> dict[str, Any]:
+        """The tuned parameters alone, with their best values."""
+        tuning = self._tuning()
+        best = tuning.get("best_trial")
+        chosen = next((t["parameters"] for t in self.trials if t.get("number") == best), {})
+        used = {**self.parameters, **chosen}
+        return {name: used[name] for name in to_plain(tuning["parameters"]) if name in used}
