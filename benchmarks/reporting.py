@@ -1,4 +1,4 @@
-"""What the benchmarks print around their figures: the machine, versions, tables of markdown."""
+"""What the benchmarks print around their figures: the machine, versions, tables."""
 
 import os
 import platform
@@ -35,3 +35,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def rst_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A simple table of reStructuredText; no cell of the first column may be empty."""
+    lines = [[str(cell) for cell in line] for line in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = "  ".join("=" * width for width in widths)
+    text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    return "\n".join([rule, text[0], rule, *text[1:], rule])

@@ -20,6 +20,7 @@ _PUBLIC_NAMES = {
     "HierarchicalClusters": "hs_autoptycho.signals",
     "PtychographicObject": "hs_autoptycho.signals",
     "data": None,
+    "estimate_memory": "hs_autoptycho._memory",
 }
 
 __all__ = ["__version__", *_PUBLIC_NAMES]

@@ -14,6 +14,7 @@ from hs_autoptycho._running import progressbar, versions
 from hs_autoptycho.calibration import check_signal, geometry_from_signal, object_axes
 from hs_autoptycho.ptycho.experiment import UNKNOWN_DEFOCUS, Experiment
 from hs_autoptycho.ptycho.loading import fingerprint, load_counts
+from hs_autoptycho.ptycho.memory import check_reading
 from hs_autoptycho.ptycho.parameters import ParameterError
 from hs_autoptycho.ptycho.probe import center_beam
 from hs_autoptycho.ptycho.solver import Reconstruction
@@ -23,6 +24,10 @@ _logger = logging.getLogger(__name__)
 
 # what the numbers in a result depend on
 _VERSIONS = ("hs_autoptycho", "hyperspy", "numpy", "scipy", "numba", "scikit-optimize")
+
+
+# what a user can tell of the recording that is no parameter of a reconstruction
+RECORDING = ("disk_center", "disk_radius", "detector_mask", "background")
 
 
 @dataclass
@@ -42,6 +47,8 @@ def read_scan(
     *,
     disk_center: tuple[float, float] | None = None,
     disk_radius: float | None = None,
+    detector_mask: Any = None,
+    background: Any = None,
     needs_defocus: bool = False,
 ) -> Scan:
     """Read a signal's geometry and counts.
@@ -56,6 +63,8 @@ def read_scan(
         While a lazy signal is read.
     disk_center, disk_radius
         As for `geometry_from_signal`.
+    detector_mask, background
+        As for `Experiment`.
     needs_defocus
         Whether it is an error if the defocus is not known.
     """
@@ -67,20 +76,53 @@ def read_scan(
         # what can be known before the data are read, which may take long, is told before
         if signal.metadata.get_item(QUANTITIES["defocus"].item) is None:
             raise ParameterError(UNKNOWN_DEFOCUS)
+    mask = _detector_image("detector_mask", detector_mask, signal, bool)
+    background = _detector_image("background", background, signal, float)
     data = signal.data
+    if signal._lazy:
+        check_reading(data.nbytes)
     show = show_progressbar if signal._lazy else False
     with progressbar(data.shape[0], "Read", show) as bar:
         counts = load_counts(data, progress=bar.update)
     mean = counts.mean(0, dtype=float)
+    if background is not None:
+        mean = np.maximum(mean - background, 0)
+    if mask is not None:
+        mean = np.where(mask, mean, 0)
     geometry = geometry_from_signal(
         signal, mean, disk_center=disk_center, disk_radius=disk_radius, **stated
     )
     return Scan(
-        Experiment(counts, geometry),
+        Experiment(counts, geometry, mask, 0.0 if background is None else background),
         fingerprint(counts, geometry.scan_shape),
         signal.metadata.General.as_dictionary(),
         list(geometry.notes),
     )
+
+
+def _detector_image(name: str, value, signal, kind: type):
+    """A number or an image of the detector that a user gave, checked."""
+    if value is None:
+        return None
+    image = np.asarray(getattr(value, "data", value) if hasattr(value, "axes_manager") else value)
+    shape = signal.data.shape[-2:]
+    if kind is bool and (image.dtype.kind != "b" or image.shape != shape):
+        raise ParameterError(
+            f"{name} is an array of bool with the detector's shape (ky, kx) = {shape}, True for "
+            f"the pixels to use; got {image.dtype} of shape {image.shape}."
+        )
+    if kind is bool:
+        if not image.any():
+            raise ParameterError(f"{name} leaves no pixel to use: True is for the pixels to use.")
+        return image
+    if image.dtype.kind not in "uif" or image.shape not in ((), shape):
+        raise ParameterError(
+            f"{name} is a number of counts or an array with the detector's shape (ky, kx) = "
+            f"{shape}; got {image.dtype} of shape {image.shape}."
+        )
+    if not (np.isfinite(image).all() and (image >= 0).all()):
+        raise ParameterError(f"{name} must be finite and not negative.")
+    return image.astype(float) if image.ndim else float(image)
 
 
 def wrap_reconstruction(
@@ -105,27 +147,32 @@ def wrap_reconstruction(
     tuning
         As for `PtychographicObject.from_reconstruction`.
     """
+    parameters, corrections = scan.experiment.corrected(parameters, reconstruction)
     remarks = scan.experiment.remarks(parameters)
     for remark in remarks:
         _logger.warning(remark)
-    notes = [*scan.notes, *remarks]
+    for correction in corrections:
+        _logger.info(correction)
+    notes = [*scan.notes, *remarks, *corrections]
     geometry = scan.experiment.geometry.flipped(parameters["detector_flip"])
     pixel = np.array(geometry.object_pixel)
     placement = reconstruction.placement
     shape = np.array(geometry.detector_shape)
     positions = placement.corners + shape // 2 + placement.fractions[placement.classes]
+    several = parameters["n_slices"] > 1
+    spacing = parameters["thickness"] / parameters["n_slices"] if several else None
     probe_axes = [
         {"name": name, "scale": pixel[i], "offset": -(shape[i] // 2) * pixel[i], "units": "Å"}
         for i, name in enumerate("yx")
     ]
     return PtychographicObject.from_reconstruction(
         reconstruction.object,
-        axes=object_axes(geometry, reconstruction.object.shape, -placement.origin * pixel),
+        axes=object_axes(geometry, reconstruction.object.shape, -placement.origin * pixel, spacing),
         probe=center_beam(reconstruction.probe, np.array(geometry.disk_center) - shape // 2),
         probe_axes=probe_axes,
         positions=(positions - placement.origin) * pixel,
         scan_shape=geometry.scan_shape,
-        history={"error": reconstruction.errors},
+        history={"error": reconstruction.errors, **reconstruction.history},
         parameters={**parameters, "n_iterations": len(reconstruction.errors)},
         geometry=geometry.to_dict(),
         status=reconstruction.status,

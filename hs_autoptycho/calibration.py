@@ -21,6 +21,7 @@ __all__ = [
     "electron_wavelength",
     "geometry_from_signal",
     "object_axes",
+    "scan_step_and_object_pixel",
 ]
 
 
@@ -168,6 +169,27 @@ def check_signal(signal, **stated: float) -> None:
     reader.reciprocal_pixel(stated.get("reciprocal_pixel"), energy)
     if reader.problems:
         raise CalibrationError(" ".join(reader.problems))
+
+
+def scan_step_and_object_pixel(
+    signal,
+    *,
+    beam_energy: float | None = None,
+    scan_step: float | None = None,
+    reciprocal_pixel: float | None = None,
+) -> tuple[float, tuple[float, float]]:
+    """Scan step and object pixel (rows, columns) in Å, from the axes alone.
+
+    Parameters and errors as for `geometry_from_signal`.
+    """
+    reader = SignalReader(signal)
+    energy = reader.number("beam_energy", beam_energy, needed=reciprocal_pixel is None)
+    step = reader.scan_step(scan_step)
+    pixel = reader.reciprocal_pixel(reciprocal_pixel, energy)
+    if reader.problems:
+        raise CalibrationError(" ".join(reader.problems))
+    rows, columns = reader.detector_shape
+    return step, (1 / (rows * pixel), 1 / (columns * pixel))
 
 
 def geometry_from_signal(

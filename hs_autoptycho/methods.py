@@ -20,6 +20,8 @@ def reconstruct_ptycho(
     defocus: float | None = None,
     scan_rotation: float | None = None,
     n_probe_modes: int | None = None,
+    n_slices: int | None = None,
+    thickness: float | None = None,
     beam_energy: float | None = None,
     convergence_angle: float | None = None,
     scan_step: float | None = None,
@@ -35,13 +37,38 @@ def reconstruct_ptycho(
     C23a: float | None = None,
     C23b: float | None = None,
     C30: float | None = None,
+    tilt_x: float | None = None,
+    tilt_y: float | None = None,
     aperture: str | None = None,
+    source_size: float | None = None,
+    focal_spread: float | None = None,
+    n_variable_modes: int | None = None,
+    object_type: str | None = None,
     algorithm: str | None = None,
     noise_model: str | None = None,
     batch_size: int | None = None,
+    batch_selection: str | None = None,
     step_object: float | None = None,
     step_probe: float | None = None,
+    momentum: float | None = None,
     probe_start: int | None = None,
+    position_correction_start: int | None = None,
+    grid_correction_start: int | None = None,
+    defocus_correction_start: int | None = None,
+    thickness_correction_start: int | None = None,
+    tilt_correction_start: int | None = None,
+    intensity_correction_start: int | None = None,
+    regularization_depth: float | None = None,
+    regularization_positivity: float | None = None,
+    regularization_tv: float | None = None,
+    regularization_bandwidth: float | None = None,
+    regularization_probe_support: float | None = None,
+    coarse_iterations: int | None = None,
+    early_stopping: int | None = None,
+    detector_blur: float | None = None,
+    saturation: float | None = None,
+    detector_mask: Any = None,
+    background: Any = None,
     disk_center: tuple[float, float] | None = None,
     disk_radius: float | None = None,
     n_iterations: int = 50,
@@ -66,6 +93,9 @@ def reconstruct_ptycho(
         fast)`` with ``R = [[cos, −sin], [sin, cos]]``. Default: metadata, or 0.
     n_probe_modes
         Number of modes of a partially coherent (mixed-state) probe. Default: 1.
+    n_slices, thickness
+        Slices of a multislice object, and the specimen's thickness in Å: a slice stands for
+        ``thickness / n_slices``, which is also the distance to the next. Default: one slice.
     beam_energy
         In keV.
     convergence_angle
@@ -82,22 +112,72 @@ def reconstruct_ptycho(
         ``"transpose"``, ``"transpose-rows"``, ``"transpose-columns"``, ``"transpose-both"``.
     C12a, C12b, C21a, C21b, C23a, C23b, C30
         Aberrations of the initial probe in Å (Cartesian, as abTEM and py4DSTEM). Default: 0.
+    tilt_x, tilt_y
+        Tilt of the specimen in mrad; the slices are in its frame. Default: 0.
     aperture
         Amplitude of the initial probe in the detector's plane: ``"measured"``, the square root of
         the mean pattern in and near the bright-field disk, or ``"disk"``, a uniform disk. Default:
         ``"measured"``, but ``"disk"`` where a convergence angle is given.
+    source_size, focal_spread
+        Of a partially coherent beam: full width at half maximum of the effective source, and
+        standard deviation of the defocus, in Å. The initial modes are then this beam's strongest
+        ones. Default: 0; further modes start weak.
+    n_variable_modes
+        Modes by which the probe may differ from position to position (orthogonal probe relaxation
+        [3]_). Default: 0.
+    object_type
+        ``"complex"`` (default), or ``"phase"``, an object that does not absorb.
     algorithm
-        ``"lsq-ml"`` (default; least-squares maximum likelihood with line search [1]_) or ``"epie"``
-        (extended ptychographical iterative engine [2]_).
+        ``"lsq-ml"`` (default; least-squares maximum likelihood with line search [1]_), ``"gradient"``
+        (conjugate gradients of all positions at once), ``"epie"`` or ``"rpie"`` (extended and
+        regularised ptychographical iterative engine [2]_).
     noise_model
         ``"poisson"`` (default for counts) or ``"amplitude"`` (default for other data).
     batch_size
-        Positions updated together. Default: from the number of positions; 1 for ``"epie"``.
+        Positions updated together. Default: from the number of positions; 1 for ``"epie"``,
+        ``"rpie"``.
+    batch_selection
+        ``"sparse"`` (default), positions from all over the scan, or ``"compact"``, neighbours.
     step_object, step_probe
-        Multiples of the step length that the line search finds, default 1; for ``"epie"`` the steps
-        themselves, default 0.3. ``step_probe=0`` holds the probe.
+        Multiples of the step length that the line search finds, default 1; for ``"epie"`` and
+        ``"rpie"`` the steps themselves, default 0.3. ``step_probe=0`` holds the probe.
+    momentum
+        Part of the last step that is taken again, for ``"lsq-ml"``. Default: 0.
     probe_start
-        Iterations before the probe is refined. Default: 0.
+        Iterations before the probe is refined. Default: 0, but 30 after the start of a correction
+        of grid, defocus or thickness, which a free probe would hide.
+    position_correction_start, grid_correction_start, defocus_correction_start, \
+thickness_correction_start, tilt_correction_start, intensity_correction_start
+        Iterations before each correction begins; 0 corrects from the start on. Default: never.
+        Single positions; the scan grid as a whole (rotation, scale, shear, aspect); the defocus
+        (while the probe is held); the thickness and tilt of several slices; the beam's intensity at
+        each position. The corrected values are in the result's ``parameters``.
+    regularization_depth
+        β of the filter on what neighbouring slices differ in and no measurement can tell [4]_.
+    regularization_positivity
+        0 to 1: how much phases below vacuum's are raised.
+    regularization_tv
+        Weight of the total variation.
+    regularization_bandwidth
+        Largest spatial frequency of the object, in 1/Å.
+    regularization_probe_support
+        Radius beyond which the probe is damped, as a fraction of half its window. All of these
+        default to 0, which is off.
+    coarse_iterations
+        How many of the iterations go over the patterns' central part only, with larger object
+        pixels: several times faster. Default: 0.
+    early_stopping
+        Stop when a tenth of the counts of some positions, which were held out, has not been
+        predicted better for so many iterations. Default: never.
+    detector_blur
+        Standard deviation of the detector's point spread, in pixels. Default: 0.
+    saturation
+        Counts from which on a pixel is saturated: it then tells only that there are at least so
+        many. Default: the largest number of an 8 or 16 bit type, where it occurs.
+    detector_mask
+        Array of bool (ky, kx), True for the pixels to use: False for dead ones. Default: all.
+    background
+        Dark counts a pixel: a number, or an array (ky, kx). Default: 0.
     disk_center, disk_radius
         Of the bright-field disk, (row, column) and radius in detector pixels. Default: measured.
     n_iterations
@@ -114,7 +194,8 @@ def reconstruct_ptycho(
     PtychographicObject
         Complex transmission function, ``(slice | x, y)`` in Å with the origin at scan position
         [0, 0], in the detector's frame; with probe, positions, history and all parameters. Its
-        ``status`` is ``"completed"``, ``"diverged"``, or ``"interrupted"`` (after Ctrl-C).
+        ``status`` is ``"completed"``, ``"stopped"`` (early), ``"diverged"``, or ``"interrupted"``
+        (after Ctrl-C).
 
     Raises
     ------
@@ -126,11 +207,16 @@ def reconstruct_ptycho(
         If no bright-field disk can be found.
     ParameterError, TypeError
         For a parameter of a wrong value, or an unknown one.
+    NotEnoughMemoryError
+        If it would need more memory than there is: see :func:`hs_autoptycho.estimate_memory`.
 
     References
     ----------
     .. [1] M. Odstrčil, A. Menzel, M. Guizar-Sicairos, Opt. Express 26, 3108 (2018).
-    .. [2] A. M. Maiden, J. M. Rodenburg, Ultramicroscopy 109, 1256 (2009).
+    .. [2] A. M. Maiden, J. M. Rodenburg, Ultramicroscopy 109, 1256 (2009); A. Maiden, D. Johnson,
+       P. Li, Optica 4, 736 (2017).
+    .. [3] M. Odstrčil et al., Opt. Express 24, 8360 (2016).
+    .. [4] Z. Chen et al., Science 372, 826 (2021).
 
     Examples
     --------
@@ -143,23 +229,18 @@ def reconstruct_ptycho(
     """
     stated = {name: value for name, value in locals().items() if value is not None}
     from hs_autoptycho._running import check_count, check_seed, progressbar, threads
-    from hs_autoptycho._scan import read_scan, wrap_reconstruction
+    from hs_autoptycho._scan import RECORDING, read_scan, wrap_reconstruction
     from hs_autoptycho.ptycho.parameters import PARAMETERS, check_names, check_parameters
 
     check_names(unknown)
     parameters = check_parameters({k: v for k, v in stated.items() if k in PARAMETERS})
     check_count("n_iterations", n_iterations)
     random_state = check_seed(random_state)
+    recording = {name: stated.get(name) for name in RECORDING}
     with threads(num_workers):
-        scan = read_scan(
-            self,
-            parameters,
-            show_progressbar,
-            disk_center=disk_center,
-            disk_radius=disk_radius,
-            needs_defocus=True,
-        )
+        scan = read_scan(self, parameters, show_progressbar, **recording, needs_defocus=True)
         parameters = scan.experiment.complete(parameters)
+        scan.experiment.check_memory(parameters)
         with progressbar(n_iterations, "Reconstruct", show_progressbar) as bar:
 
             def update(iteration: int, error: float) -> None:
@@ -209,8 +290,8 @@ def autotune_ptycho(
         reconstruction (with ``object``, ``probe``, ``errors``, ``status``) and returns a number to
         be minimised.
     fixed
-        Parameters that all trials share, as for :meth:`reconstruct_ptycho`, also ``disk_center``
-        and ``disk_radius``.
+        Parameters that all trials share, as for :meth:`reconstruct_ptycho`, also ``disk_center``,
+        ``disk_radius``, ``detector_mask`` and ``background``.
     n_iterations
         Passes of the last reconstruction.
     n_trial_iterations
@@ -265,7 +346,7 @@ def autotune_ptycho(
             f"autotune_ptycho() has no argument {name!r}. What to tune goes into `parameters`, "
             f"what to hold into `fixed`: fixed={{{name!r}: {unknown[name]!r}}}."
         )
-    dimensions, held, disk = _read_search(parameters, fixed)
+    dimensions, held, recording = _read_search(parameters, fixed)
     check_count("n_trials", n_trials)
     check_count("n_iterations", n_iterations)
     check_count("n_trial_iterations", n_trial_iterations)
@@ -275,7 +356,7 @@ def autotune_ptycho(
         stated = dict(held)
         if not dimensions or any(d.name == "scan_rotation" for d in dimensions):
             stated.setdefault("scan_rotation", 0.0)  # it is about to be found
-        scan = read_scan(self, stated, show_progressbar, **disk)
+        scan = read_scan(self, stated, show_progressbar, **recording)
         dimensions = dimensions or _measured_ranges(scan, held)
         # what cannot work for any trial is said before the first
         some = {d.name: d.choices[0] if d.choices else d.low for d in dimensions}
@@ -426,19 +507,20 @@ def cluster_hierarchical(
 
 
 def _read_search(parameters, fixed):
-    """What varies, what is held, and the disk's centre and radius, from a user's dictionaries."""
+    """What varies, what is held, and how it was recorded, from a user's dictionaries."""
+    from hs_autoptycho._scan import RECORDING
     from hs_autoptycho.ptycho.parameters import ParameterError, check_names, check_parameters
     from hs_autoptycho.tuning.space import read_space
 
     held = dict(fixed or {})
-    disk = {name: held.pop(name, None) for name in ("disk_center", "disk_radius")}
+    recording = {name: held.pop(name, None) for name in RECORDING}
     check_names(held, "fixed parameter")
     held = check_parameters(held)
     dimensions, single = read_space(parameters or {})
     for name in [*single, *(d.name for d in dimensions)]:
         if name in held:
             raise ParameterError(f"{name} is both in `parameters` and in `fixed`.")
-    return dimensions, {**held, **single}, disk
+    return dimensions, {**held, **single}, recording
 
 
 def _measured_ranges(scan, held):

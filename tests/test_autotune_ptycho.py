@@ -319,15 +319,16 @@ def interrupt_batch(monkeypatch, number):
     """Raise KeyboardInterrupt in the `number`-th update of any solver."""
     from hs_autoptycho.ptycho import solver
 
-    update, calls = solver.UPDATES["lsq-ml"], []
+    calls = []
 
-    def interrupted(*args):
-        calls.append(1)
-        if len(calls) == number:
-            raise KeyboardInterrupt
-        update(*args)
+    class Interrupted(solver.UPDATES["lsq-ml"]):
+        def __call__(self, *args, **options):
+            calls.append(1)
+            if len(calls) == number:
+                raise KeyboardInterrupt
+            super().__call__(*args, **options)
 
-    monkeypatch.setitem(solver.UPDATES, "lsq-ml", interrupted)
+    monkeypatch.setitem(solver.UPDATES, "lsq-ml", Interrupted)
 
 
 def test_ctrl_c_in_a_trial(scan, monkeypatch):

@@ -20,6 +20,7 @@ KNOW_HYPERSPY = (
     "interop/",
     "_running.py",
     "_scan.py",
+    "_memory.py",
     "_clusters.py",
     "_strain.py",
 )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hs_autoptycho.calibration import Geometry
+from hs_autoptycho.ptycho.batches import default_batch_size
+from hs_autoptycho.ptycho.coherence import coherence_modes
+from hs_autoptycho.ptycho.memory import MemoryPlan, check_memory, plan_for
 from hs_autoptycho.ptycho.parameters import PARAMETERS, ParameterError
 from hs_autoptycho.ptycho.patterns import Patterns, flip_detector
-from hs_autoptycho.ptycho.positions import Placement, place, scan_positions
+from hs_autoptycho.ptycho.positions import GridDistortion, Placement, place, scan_positions
 from hs_autoptycho.ptycho.probe import (
     ABERRATIONS,
     beam_frequencies,
@@ -22,7 +26,17 @@ from hs_autoptycho.ptycho.probe import (
     make_probe,
     measured_aperture,
 )
-from hs_autoptycho.ptycho.solver import Reconstruction, State, default_batch_size, reconstruct
+from hs_autoptycho.ptycho.propagation import Propagation
+from hs_autoptycho.ptycho.resampling import crop_patterns, detector_cutoff_for
+from hs_autoptycho.ptycho.solver import Model, Reconstruction, State, reconstruct
+from hs_autoptycho.ptycho.stages import (
+    check_together,
+    default_probe_start,
+    fit_coarse_to_fine,
+    make_settings,
+)
+
+_logger = logging.getLogger(__name__)
 
 # A larger object than this is a mistake in the scan step or the detector's calibration.
 LARGEST_OBJECT = 400e6
@@ -44,10 +58,16 @@ class Experiment:
     counts : array (positions, k_y, k_x)
         As they were recorded, in the order of the scan.
     geometry : Geometry
+    mask : bool array (k_y, k_x) or None
+        True for the detector's pixels to use.
+    background : float or array (k_y, k_x)
+        Counts a pixel that are there without the beam.
     """
 
     counts: np.ndarray
     geometry: Geometry
+    mask: np.ndarray | None = None
+    background: float | np.ndarray = 0.0
     _patterns: dict[str, Patterns] = field(default_factory=dict, repr=False)
 
     @property
@@ -60,20 +80,41 @@ class Experiment:
         """Mean of all patterns, (k_y, k_x)."""
         return self.counts.mean(0, dtype=float)
 
+    @cached_property
+    def totals(self) -> np.ndarray:
+        """Sum of each pattern."""
+        return np.array([pattern.sum(dtype=float) for pattern in self.counts])
+
+    @cached_property
+    def saturation(self) -> float:
+        """The largest number that the type of the counts can hold, where it occurs; or infinity."""
+        if self.counts.dtype.kind in "ui" and self.counts.dtype.itemsize <= 2:
+            largest = np.iinfo(self.counts.dtype).max
+            if self.counts.max() == largest:
+                return float(largest)
+        return math.inf
+
     def with_counts(self, counts: np.ndarray) -> Experiment:
-        """The same experiment with other counts."""
-        return Experiment(counts, self.geometry)
+        """The same experiment with other counts, or a part of them."""
+        part = counts.sum(dtype=float) / max(self.totals.sum(), 1e-30)
+        return Experiment(counts, self.geometry, self.mask, np.multiply(self.background, part))
 
     def patterns(self, flip: str = "none") -> Patterns:
         """The counts in the kernels' order; the last orientation is kept."""
         if flip not in self._patterns:
             self._patterns.clear()
-            some = 256  # at a time, so that no second copy of everything is made
-            blocks = (self.counts[i : i + some] for i in range(0, len(self.counts), some))
-            self._patterns[flip] = Patterns.from_blocks(
-                blocks, len(self.counts), self.counts.shape[1:], flip=flip
-            )
+            shape = self.geometry.flipped(flip).detector_shape
+            self._patterns[flip] = self.cropped_patterns(flip, shape)
         return self._patterns[flip]
+
+    def cropped_patterns(self, flip: str, shape: tuple[int, int]) -> Patterns:
+        """The central part of all patterns, of `shape` after the flip, in the kernels' order."""
+        some = 256  # at a time, so that no second copy of everything is made
+        blocks = (
+            crop_patterns(flip_detector(self.counts[i : i + some], flip), shape)
+            for i in range(0, len(self.counts), some)
+        )
+        return Patterns.from_blocks(blocks, len(self.counts), shape)
 
     def complete(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Every parameter: the given ones, else the geometry's, else the defaults.
@@ -81,7 +122,8 @@ class Experiment:
         Raises
         ------
         ParameterError
-            If the defocus is neither given nor in the geometry.
+            If the defocus is neither given nor in the geometry, or parameters do not fit each
+            other.
         """
         geometry = self.geometry
         values: dict[str, Any] = {name: p.default for name, p in PARAMETERS.items()}
@@ -91,65 +133,138 @@ class Experiment:
         values.update(parameters)
         if values["defocus"] is None:
             raise ParameterError(UNKNOWN_DEFOCUS)
-        least_squares = values["algorithm"] == "lsq-ml"
+        line_search = values["algorithm"] in ("lsq-ml", "gradient")
         defaults = {
             # a convergence angle that somebody gave is meant to be used
             "aperture": "disk" if "convergence_angle" in parameters else "measured",
             "noise_model": "poisson" if self.counted else "amplitude",
             "batch_size": default_batch_size(values["algorithm"], len(self.counts)),
-            "step_object": 1.0 if least_squares else 0.3,
-            "step_probe": 1.0 if least_squares else 0.3,
+            "step_object": 1.0 if line_search else 0.3,
+            "step_probe": 1.0 if line_search else 0.3,
+            "probe_start": default_probe_start(values),
         }
-        return {k: defaults.get(k) if v is None else v for k, v in values.items()}
+        values = {k: defaults.get(k) if v is None else v for k, v in values.items()}
+        check_together(values, counted=self.counted)
+        return values
 
-    def start(self, values: Mapping[str, Any]) -> tuple[Placement, np.ndarray]:
+    def start(
+        self, values: Mapping[str, Any], shape: tuple[int, int] | None = None
+    ) -> tuple[Placement, np.ndarray]:
         """Positions on the object, and the modes of the initial probe.
 
         Parameters
         ----------
         values
             What :meth:`complete` returns.
+        shape
+            Of the detector's central part to use, after its flip. Default: all of it.
         """
-        geometry = self.geometry.flipped(values["detector_flip"])
-        shape, pixel = geometry.detector_shape, geometry.object_pixel
-        offset = np.array(geometry.disk_center) - np.array(shape) // 2
-        k = beam_frequencies(shape, pixel, tuple(offset))
-        mrad = 1e-3 / geometry.wavelength
+        beam = self._beam(values, shape)
+        mrad = 1e-3 / self.geometry.wavelength
         if values["aperture"] == "measured":
             mean = flip_detector(self.mean_pattern, values["detector_flip"])
-            aperture = measured_aperture(mean, *k, geometry.measured_convergence_angle * mrad)
+            aperture = measured_aperture(
+                crop_patterns(mean[None], beam.shape)[0],
+                beam.k_row,
+                beam.k_column,
+                self.geometry.measured_convergence_angle * mrad,
+            )
         else:
-            aperture = disk_aperture(*k, values["convergence_angle"] * mrad)
+            radius = values["convergence_angle"] * mrad
+            aperture = disk_aperture(beam.k_row, beam.k_column, radius)
+        optics = beam.k_row, beam.k_column, self.geometry.wavelength
         aberrations = {name: values[name] for name in ("defocus", *ABERRATIONS)}
-        probe = make_probe(aperture, *k, geometry.wavelength, **aberrations)
+        n_modes = values["n_probe_modes"]
+        if values["source_size"] > 0 or values["focal_spread"] > 0:
+            modes = coherence_modes(
+                aperture, *optics, n_modes, source_size=values["source_size"],
+                focal_spread=values["focal_spread"], **aberrations,
+            )  # fmt: skip
+        else:
+            modes = make_modes(make_probe(aperture, *optics, **aberrations), n_modes)
         positions = scan_positions(
-            geometry.scan_shape,
+            self.geometry.scan_shape,
             values["scan_step"],
             rotation=values["scan_rotation"],
             scale=values["scan_scale"],
             shear=values["scan_shear"],
             aspect=values["scan_aspect"],
         )
-        extent = np.ptp(positions, axis=0) / pixel + np.array(shape) + 4
+        pixel = np.array(beam.pixel)
+        extent = np.ptp(positions, axis=0) / pixel + np.array(beam.shape) + 4
         if math.prod(extent) > LARGEST_OBJECT:
             raise ParameterError(
                 f"The object would have {extent[0]:.0f} × {extent[1]:.0f} pixels. Are the scan "
                 f"step ({values['scan_step']:g} Å) and the object pixel ({pixel[0]:.4g} Å, from "
-                f"the detector's {geometry.reciprocal_pixel:g} 1/Å) right?"
+                f"the detector's {self.geometry.reciprocal_pixel:g} 1/Å) right?"
             )
-        placement = place(positions / np.array(pixel), shape)
-        return placement, make_modes(probe, values["n_probe_modes"])
+        return place(positions / pixel, beam.shape), modes
+
+    def _beam(self, values, shape=None) -> _Beam:
+        """Frequencies from the beam's centre on the detector, or its central part of `shape`."""
+        geometry = self.geometry.flipped(values["detector_flip"])
+        whole = geometry.detector_shape
+        shape = whole if shape is None else shape
+        offset = np.array(geometry.disk_center) - np.array(whole) // 2
+        pixel = tuple(
+            p * n / m for p, n, m in zip(geometry.object_pixel, whole, shape, strict=True)
+        )
+        k = beam_frequencies(shape, pixel, tuple(offset))
+        return _Beam(shape, pixel, tuple(float(v) for v in offset), *k)
+
+    def model(self, values: Mapping[str, Any], shape: tuple[int, int] | None = None) -> Model:
+        """What the solver has to know of beam, specimen and detector; as :meth:`start`."""
+        beam = self._beam(values, shape)
+        propagation = None
+        if values["n_slices"] > 1:
+            propagation = Propagation.even(
+                values["n_slices"], values["thickness"], self.geometry.wavelength, beam.pixel,
+                tilt=(values["tilt_y"], values["tilt_x"]),
+            )  # fmt: skip
+        flip = values["detector_flip"]
+
+        def seen(image):
+            if image is None or np.ndim(image) == 0:
+                return image
+            return crop_patterns(flip_detector(np.asarray(image), flip)[None], beam.shape)[0]
+
+        return Model(
+            propagation=propagation,
+            pixel_size=beam.pixel,
+            beam_offset=beam.offset,
+            defocus_phase=np.pi * self.geometry.wavelength * (beam.k_row**2 + beam.k_column**2),
+            defocus=values["defocus"],
+            detector={
+                "mask": seen(self.mask),
+                "background": seen(self.background),
+                "saturation": values["saturation"] or self.saturation,
+                "blur": values["detector_blur"],
+            },
+        )
 
     def remarks(self, values: Mapping[str, Any]) -> list[str]:
         """What a user should know of a set of parameters, one sentence each."""
+        out = []
         spill = probe_spill(self.start(values)[1])
-        if spill < LARGEST_SPILL:
-            return []
-        window = 1 / self.geometry.reciprocal_pixel
-        return [
-            f"{100 * spill:.0f} % of the initial probe lie in the outer tenth of its window of "
-            f"{window:.4g} Å: with this defocus the detector's pixels are too coarse."
-        ]
+        if spill >= LARGEST_SPILL:
+            window = 1 / self.geometry.reciprocal_pixel
+            out.append(
+                f"{100 * spill:.0f} % of the initial probe lie in the outer tenth of its window of "
+                f"{window:.4g} Å: with this defocus the detector's pixels are too coarse."
+            )
+        empty = np.flatnonzero(self.totals == 0)
+        if len(empty):
+            y, x = divmod(int(empty[0]), self.geometry.scan_shape[1])
+            out.append(
+                f"{len(empty)} of {len(self.totals)} patterns are empty and were left out; the "
+                f"first is at scan position (x={x}, y={y})."
+            )
+        if values["saturation"] is None and math.isfinite(self.saturation):
+            out.append(
+                f"Pixels with {self.saturation:.0f} counts, the largest number of their type, were "
+                "taken for saturated: they tell only that there are at least so many."
+            )
+        return out
 
     def fit(
         self,
@@ -160,24 +275,76 @@ class Experiment:
         subset: np.ndarray | None = None,
         callback: Callable[[int, float], None] | None = None,
     ) -> tuple[Reconstruction, State]:
-        """Reconstruct with some parameters; see :func:`hs_autoptycho.ptycho.solver.reconstruct`."""
+        """Reconstruct with some parameters; see :func:`hs_autoptycho.ptycho.solver.reconstruct`.
+
+        With ``coarse_iterations`` so many of the passes go over the patterns' central part, whose
+        object has larger pixels.
+        """
         values = self.complete(parameters)
-        placement, modes = self.start(values)
-        return reconstruct(
-            self.patterns(values["detector_flip"]),
-            placement,
-            modes,
-            n_iterations=n_iterations,
-            algorithm=values["algorithm"],
-            noise_model=values["noise_model"],
-            batch_size=values["batch_size"],
-            step_object=values["step_object"],
-            step_probe=values["step_probe"],
-            probe_start=values["probe_start"],
-            random_state=random_state,
-            subset=subset,
-            callback=callback,
-        )
+        settings = make_settings(values)
+        used = np.flatnonzero(self.totals > 0)
+        if subset is not None:
+            used = np.intersect1d(subset, used)
+        common = {"random_state": random_state, "subset": used, "callback": callback}
+        coarse = self._coarse_shape(values)
+        if coarse is None:
+            placement, modes = self.start(values)
+            return reconstruct(
+                self.patterns(values["detector_flip"]), placement, modes,
+                n_iterations=n_iterations, model=self.model(values), settings=settings, **common,
+            )  # fmt: skip
+        return fit_coarse_to_fine(self, values, settings, coarse, n_iterations, common)
+
+    def corrected(
+        self, values: Mapping[str, Any], result: Reconstruction
+    ) -> tuple[dict[str, Any], list[str]]:
+        """The parameters as they were corrected, and a sentence on each that changed."""
+        after = dict(values)
+        pixel = np.array(self.geometry.flipped(values["detector_flip"]).object_pixel)
+        if values["grid_correction_start"] is not None:
+            given = GridDistortion(
+                values["scan_rotation"], values["scan_scale"], values["scan_shear"],
+                values["scan_aspect"],
+            ).matrix  # fmt: skip
+            found = GridDistortion.of(np.diag(pixel) @ result.grid @ np.diag(1 / pixel) @ given)
+            after.update({f"scan_{name}": value for name, value in found._asdict().items()})
+        for name in ("defocus", "tilt_y", "tilt_x"):
+            after[name] = result.corrected.get(name, values[name])
+        if "thickness_factor" in result.corrected:
+            after["thickness"] = values["thickness"] * result.corrected["thickness_factor"]
+        changed = [name for name in after if after[name] != values[name]]
+        return after, [
+            f"{name} was corrected from {values[name]:.6g} to {after[name]:.6g}"
+            f"{' ' + PARAMETERS[name].unit if PARAMETERS[name].unit else ''}."
+            for name in changed
+        ]
+
+    def plan_memory(self, values: Mapping[str, Any]) -> MemoryPlan:
+        """What :meth:`fit` needs beside the counts."""
+        beam = self._beam(values)
+        return plan_for(values, self.geometry.scan_shape, beam.shape, beam.pixel, self.counts.dtype)
+
+    def check_memory(self, values: Mapping[str, Any]) -> None:
+        """Log the plan; raise a NotEnoughMemoryError if there is not enough."""
+        plan = self.plan_memory(values)
+        _logger.info("Memory: %s", plan)
+        check_memory(plan)
+
+    def _coarse_shape(self, values) -> tuple[int, int] | None:
+        """Of the patterns' part for the first passes; None if there are none."""
+        if not values["coarse_iterations"]:
+            return None
+        geometry = self.geometry.flipped(values["detector_flip"])
+        mean = flip_detector(self.mean_pattern, values["detector_flip"])
+        return detector_cutoff_for(mean, geometry.disk_radius, center=geometry.disk_center)
+
+
+class _Beam(NamedTuple):
+    shape: tuple[int, int]
+    pixel: tuple[float, float]
+    offset: tuple[float, float]
+    k_row: np.ndarray
+    k_column: np.ndarray
 
 
 def probe_spill(probe: np.ndarray) -> float:

@@ -1,41 +1,34 @@
 """Two-dimensional Fourier transforms that run inside numba kernels, for any size.
 
 The transforms work on *planes*: one float32 array that holds the real part and then the imaginary
-part, each flattened in C order. A spectrum stays transposed and in the order in which the
-butterflies leave it; whoever compares a spectrum with measured data brings the data into that order
-once (:attr:`Plan.row_order`, :attr:`Plan.column_order`), and no permutation is ever done in a loop.
+part, each flattened in C order. A spectrum stays transposed; whoever compares a spectrum with
+measured data brings the data into that order once (:attr:`Plan.row_order`,
+:attr:`Plan.column_order`), and nothing is transposed or permuted for it in a loop.
 
-`LANES` columns are transformed side by side, as one vector register each. The prime factors 2, 3, 5
-and the products 4 and 8 have a butterfly of their own (:mod:`.butterflies`); any other prime is a
-plain sum.
+`LANES` columns are transformed side by side, as one vector register each, in as few stages as pay:
+factors up to 13 and some of their products up to 16 have a butterfly of their own, and so has any
+larger prime (:mod:`.butterflies`). The transform itself is compiled once, in :mod:`.transforms`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from hs_autoptycho.ptycho.butterflies import (
-    LANES,
-    add_turned,
-    copy_transposed,
-    copy_vector,
-    forward_butterfly2,
-    forward_butterfly3,
-    forward_butterfly4,
-    forward_butterfly5,
-    forward_butterfly8,
-    inverse_butterfly2,
-    inverse_butterfly3,
-    inverse_butterfly4,
-    inverse_butterfly5,
-    inverse_butterfly8,
-)
+from hs_autoptycho.ptycho.butterflies import LANES, RADICES, TOGETHER
+from hs_autoptycho.ptycho.transforms import call_transform, transform_address
 
 _JIT = {"cache": True, "fastmath": True, "nogil": True, "error_model": "numpy"}
+
+# What a stage costs a number: loads and stores, the arithmetic of its radix (measured; 16 fills
+# more registers than there are), and more where its inputs crowd in a few sets of the cache.
+_STAGE, _CROWDED = 10.0, 10.0
+_ARITHMETIC = {1: 0, 2: 3, 3: 3.5, 4: 4, 5: 5, 6: 6, 7: 8, 8: 7, 9: 8, 10: 9, 11: 13, 12: 8.5,
+               13: 15, 16: 16}  # fmt: skip
 
 
 class Plan(NamedTuple):
@@ -43,36 +36,55 @@ class Plan(NamedTuple):
 
     rows: int
     columns: int
-    row_factors: np.ndarray  # radices of a transform along axis 0, in the order of application
-    column_factors: np.ndarray
-    row_twiddles: np.ndarray  # (2, rows): cos and sin of 2πk/rows
-    column_twiddles: np.ndarray
+    row_steps: np.ndarray  # number of radices, the radices, the place where each frequency is left
+    column_steps: np.ndarray
+    row_turns: np.ndarray  # constants of the stages, one after the other
+    column_turns: np.ndarray
     row_order: np.ndarray  # frequency index found at each place of the spectrum
     column_order: np.ndarray
+    address: int  # of the compiled transform, in this process alone
+
+    def __reduce__(self):
+        return make_plan, (self.rows, self.columns)
 
 
-def _radices(size: int) -> list[int]:
-    """Factors of `size`: radix 4 first choice, one 8 where the power of two is odd."""
-    radices = []
-    power = 0
-    while size % 2 == 0:
-        size //= 2
-        power += 1
-    if power % 2 and power > 1:
-        radices.append(8)
-        power -= 3
-    radices += [4] * (power // 2) + [2] * (power % 2)
-    prime = 3
-    while size > 1:
-        while size % prime == 0:
-            radices.append(prime)
-            size //= prime
-        prime += 2
-    return radices
+def _products(size: int, least: int = 2) -> Iterator[tuple[int, ...]]:
+    """All ways to write `size` as a product of radices from `least` on, in ascending order."""
+    if size == 1:
+        yield ()
+    for radix in range(least, size + 1):
+        known = radix in RADICES
+        prime = radix > max(RADICES) and all(radix % n for n in range(2, int(radix**0.5) + 1))
+        if size % radix == 0 and (known or prime):
+            for others in _products(size // radix, radix):
+                yield radix, *others
 
 
-def _digit_order(size: int, radices: list[int]) -> np.ndarray:
-    """Frequency index at each place after the decimation-in-frequency butterflies."""
+def _cost(size: int, radices: tuple[int, ...]) -> float:
+    cost, count = 0.0, size
+    for radix in radices:
+        count //= radix
+        cost += _STAGE + _ARITHMETIC.get(radix, 10 + radix / 2)
+        # vectors of 64 bytes, multiples of 4096 bytes apart, share the 8 to 12 lines of a set
+        if radix in RADICES and 2 * radix > 12 and count % 64 == 0:
+            cost += _CROWDED
+    return cost
+
+
+@lru_cache(maxsize=64)
+def radices(size: int) -> tuple[int, ...]:
+    """Radices of a transform of `size` numbers, in the order of the stages.
+
+    Small radices first, since the first stage reads numbers that are far apart, but large primes
+    before all others.
+    """
+    choices = _products(size) if size > 1 else [(1,)]
+    ordered = (sorted(choice, key=lambda radix: (radix in RADICES, radix)) for choice in choices)
+    return min((_cost(size, choice), tuple(choice)) for choice in ordered)[1]
+
+
+def _places(size: int, radices: tuple[int, ...]) -> np.ndarray:
+    """Place of each frequency after the decimation-in-frequency butterflies."""
     order = np.zeros(size, np.int64)
     for place in range(size):
         remaining, block, weight = place, size, 1
@@ -81,36 +93,58 @@ def _digit_order(size: int, radices: list[int]) -> np.ndarray:
             order[place] += (remaining // block) * weight
             remaining %= block
             weight *= radix
-    return order
+    return np.argsort(order)
 
 
-def _twiddles(size: int) -> np.ndarray:
-    angle = 2 * np.pi * np.arange(size) / size
-    return np.stack([np.cos(angle), np.sin(angle)]).astype(np.float32)
+def _turns(size: int, radices: tuple[int, ...]) -> np.ndarray:
+    """Constants of the butterflies, in the order in which the stages read them.
+
+    A large prime has the cosines and sines of its sums. A stage that is not the last one, or is a
+    large prime's, has the twiddle factors exp(-2πi kq/block) for each q and each output k > 0.
+    """
+    parts, block = [np.zeros(0)], size
+    for stage, radix in enumerate(radices):
+        count = block // radix
+        large = radix not in RADICES
+        if large:
+            half = radix // 2
+            first = np.minimum(np.arange(0, half, TOGETHER), half - TOGETHER)
+            k = first[:, None, None] + np.arange(1, TOGETHER + 1)
+            angle = 2 * np.pi * (np.arange(1, half + 1)[:, None] * k % radix) / radix
+            parts.append(np.stack([np.cos(angle), np.sin(angle)], axis=2).ravel())
+        if large or stage < len(radices) - 1:
+            angle = 2 * np.pi * np.outer(np.arange(count), np.arange(1, radix)) / block
+            parts.append(np.stack([np.cos(angle), -np.sin(angle)], axis=-1).ravel())
+        block = count
+    return np.concatenate(parts).astype(np.float32)
 
 
 @lru_cache(maxsize=32)
 def make_plan(rows: int, columns: int) -> Plan:
     """Plan the transforms of arrays of `rows` × `columns` pixels.
 
+    The first plan of all compiles the transform (seconds), unless numba's cache has it.
+
     Parameters
     ----------
     rows, columns
         Sizes along axis 0 and 1; any positive integer.
     """
-    radices = [_radices(size) for size in (rows, columns)]
+    sizes = [(size, radices(size)) for size in (rows, columns)]
     return Plan(
         rows,
         columns,
-        *(np.array(r, np.int64) for r in radices),
-        *(_twiddles(size) for size in (rows, columns)),
-        *(_digit_order(size, r) for size, r in zip((rows, columns), radices, strict=True)),
+        *(np.concatenate([[len(r)], r, _places(size, r)]).astype(np.int64) for size, r in sizes),
+        *(_turns(size, r) for size, r in sizes),
+        *(np.arange(size) for size, _ in sizes),
+        transform_address(),
     )
 
 
 def scratch_size(plan: Plan) -> int:
     """Length of the float32 scratch array that one thread needs."""
-    return 4 * LANES * max(plan.rows, plan.columns)
+    # the columns, as much again for a large prime, and what alignment takes
+    return 4 * LANES * max(plan.rows, plan.columns) + LANES
 
 
 def to_planes(array: np.ndarray) -> np.ndarray:
@@ -143,160 +177,31 @@ def planes_to_spectrum(planes: np.ndarray, plan: Plan) -> np.ndarray:
 
 
 @njit(**_JIT)
-def _any_prime(data, real, imaginary, step, twiddles, stride, radix, size, inverse):
-    """The butterfly of any other prime: a plain sum, into the upper half of the scratch array."""
-    spare_re, spare_im = 2 * size * LANES, 3 * size * LANES
-    period = size // radix
-    for k in range(radix):
-        into = k * LANES
-        for v in range(LANES):
-            data[spare_re + into + v] = np.float32(0)
-            data[spare_im + into + v] = np.float32(0)
-        for j in range(radix):
-            # the twiddle factor of the input (or output) and the sum's own factor in one
-            turn = (((j * k) % radix) * period + (j if inverse else k) * stride) % size
-            c, s = twiddles[0, turn], twiddles[1, turn]
-            o = j * step
-            add_turned(data, spare_re + into, spare_im + into, real + o, imaginary + o, c, s)
-    for k in range(radix):
-        copy_vector(data, real + k * step, data, spare_re + k * LANES)
-        copy_vector(data, imaginary + k * step, data, spare_im + k * LANES)
-
-
-@njit(**_JIT)
-def _transform_lanes(scratch, size, factors, twiddles, inverse):
-    """Transform `LANES` columns of length `size` that lie side by side in `scratch`, in place.
-
-    An inverse is a forward transform with the two planes exchanged; its butterflies run in the
-    opposite order, so that it takes the order which the forward one leaves back to the natural one.
-    """
-    real, imaginary = 0, size * LANES
-    if inverse:
-        real, imaginary = imaginary, real
-    block = 1 if inverse else size
-    for stage in range(len(factors)):
-        radix = factors[len(factors) - 1 - stage] if inverse else factors[stage]
-        if inverse:
-            block *= radix
-        count = block // radix
-        step = count * LANES
-        for first in range(0, size, block):
-            for q in range(count):
-                o = (first + q) * LANES
-                stride = q * (size // block)
-                if radix == 4:
-                    if inverse:
-                        inverse_butterfly4(scratch, real + o, imaginary + o, step, twiddles, stride)
-                    else:
-                        forward_butterfly4(scratch, real + o, imaginary + o, step, twiddles, stride)
-                elif radix == 8:
-                    if inverse:
-                        inverse_butterfly8(scratch, real + o, imaginary + o, step, twiddles, stride)
-                    else:
-                        forward_butterfly8(scratch, real + o, imaginary + o, step, twiddles, stride)
-                elif radix == 2:
-                    if inverse:
-                        inverse_butterfly2(scratch, real + o, imaginary + o, step, twiddles, stride)
-                    else:
-                        forward_butterfly2(scratch, real + o, imaginary + o, step, twiddles, stride)
-                elif radix == 3:
-                    if inverse:
-                        inverse_butterfly3(scratch, real + o, imaginary + o, step, twiddles, stride)
-                    else:
-                        forward_butterfly3(scratch, real + o, imaginary + o, step, twiddles, stride)
-                elif radix == 5:
-                    if inverse:
-                        inverse_butterfly5(scratch, real + o, imaginary + o, step, twiddles, stride)
-                    else:
-                        forward_butterfly5(scratch, real + o, imaginary + o, step, twiddles, stride)
-                else:
-                    _any_prime(
-                        scratch, real + o, imaginary + o, step, twiddles, stride, radix, size,
-                        inverse,
-                    )  # fmt: skip
-        if not inverse:
-            block = count
-
-
-@njit(**_JIT)
-def _load_columns(scratch, source, size, width, first, lanes):
-    """Copy `lanes` columns of a ``(2, size, width)`` array into the scratch array."""
-    for i in range(2 * size):
-        if lanes == LANES:
-            copy_vector(scratch, i * LANES, source, i * width + first)
-        else:
-            for v in range(LANES):
-                number = source[i * width + first + v] if v < lanes else np.float32(0)
-                scratch[i * LANES + v] = number
-
-
-@njit(**_JIT)
-def _store_columns(scratch, target, size, width, first, lanes):
-    for i in range(2 * size):
-        if lanes == LANES:
-            copy_vector(target, i * width + first, scratch, i * LANES)
-        else:
-            for v in range(lanes):
-                target[i * width + first + v] = scratch[i * LANES + v]
-
-
-@njit(**_JIT)
-def _load_rows(scratch, source, count, size, first, lanes):
-    """Copy `lanes` rows of a ``(2, count, size)`` array, transposed, into the scratch array."""
-    for part in range(2):
-        base = part * size * LANES
-        start = (part * count + first) * size
-        whole = size // LANES * LANES if lanes == LANES else 0
-        for i in range(0, whole, LANES):
-            copy_transposed(scratch, base + i * LANES, source, start + i, size)
-        for i in range(whole, size):
-            for v in range(LANES):
-                number = source[start + v * size + i] if v < lanes else np.float32(0)
-                scratch[base + i * LANES + v] = number
-
-
-@njit(**_JIT)
-def _transform(
-    source, target, size0, size1, factors0, factors1, twiddles0, twiddles1, inverse, scratch
-):
-    """Transform the planes `source` ``(size0, size1)`` into `target` ``(size1, size0)``.
-
-    `source` is overwritten.
-    """
-    for first in range(0, size1, LANES):
-        lanes = min(LANES, size1 - first)
-        _load_columns(scratch, source, size0, size1, first, lanes)
-        _transform_lanes(scratch, size0, factors0, twiddles0, inverse)
-        _store_columns(scratch, source, size0, size1, first, lanes)
-    for first in range(0, size0, LANES):
-        lanes = min(LANES, size0 - first)
-        _load_rows(scratch, source, size0, size1, first, lanes)
-        _transform_lanes(scratch, size1, factors1, twiddles1, inverse)
-        _store_columns(scratch, target, size1, size0, first, lanes)
-
-
-@njit(**_JIT)
 def forward(source, spectrum, plan, scratch):
-    """Unnormalised forward transform of the planes `source`, which are overwritten.
+    """Unnormalised forward transform of the planes `source`, which may be overwritten.
 
     Parameters
     ----------
     source : float32 (2 * rows * columns,)
     spectrum : float32 (2 * rows * columns,)
-        Receives the spectrum, transposed and in the plan's order.
+        Receives the spectrum, transposed and in the plan's order. Not the array of `source`.
     plan : Plan
     scratch : float32 (scratch_size(plan),)
     """
-    _transform(
-        source, spectrum, plan.rows, plan.columns, plan.row_factors, plan.column_factors,
-        plan.row_twiddles, plan.column_twiddles, False, scratch,
+    pixels = plan.rows * plan.columns
+    call_transform(
+        plan.address, source, 0, pixels, spectrum, 0, pixels,
+        plan.rows, plan.row_steps, plan.row_turns,
+        plan.columns, plan.column_steps, plan.column_turns, scratch,
     )  # fmt: skip
 
 
 @njit(**_JIT)
 def inverse(spectrum, target, plan, scratch):
-    """Unnormalised inverse of :func:`forward`; `spectrum` is overwritten."""
-    _transform(
-        spectrum, target, plan.columns, plan.rows, plan.column_factors, plan.row_factors,
-        plan.column_twiddles, plan.row_twiddles, True, scratch,
+    """Unnormalised inverse of :func:`forward`; `spectrum` may be overwritten."""
+    pixels = plan.rows * plan.columns
+    call_transform(
+        plan.address, spectrum, pixels, 0, target, pixels, 0,
+        plan.columns, plan.column_steps, plan.column_turns,
+        plan.rows, plan.row_steps, plan.row_turns, scratch,
     )  # fmt: skip

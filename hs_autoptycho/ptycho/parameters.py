@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from hs_autoptycho.ptycho.patterns import DETECTOR_FLIPS
-from hs_autoptycho.ptycho.solver import ALGORITHMS, NOISE_MODELS
+from hs_autoptycho.ptycho.settings import (
+    ALGORITHMS,
+    BATCH_SELECTIONS,
+    NOISE_MODELS,
+    OBJECT_TYPES,
+)
 
 
 class ParameterError(ValueError):
@@ -76,6 +81,14 @@ def _aberration(name: str) -> Parameter:
     return Parameter(name, "number", "Å", -1e9, 1e9, default=0.0)
 
 
+def _start(name: str) -> Parameter:
+    """When a correction begins; never, by default."""
+    return Parameter(f"{name}_correction_start", "integer", "iterations", 0, 1e6, tunable=False)
+
+
+# what can be corrected during a reconstruction, by the names of their parameters
+CORRECTIONS = ("position", "grid", "defocus", "thickness", "tilt", "intensity")
+
 PARAMETERS = {
     parameter.name: parameter
     for parameter in (
@@ -91,13 +104,33 @@ PARAMETERS = {
         Parameter("defocus", "number", "Å", -1e8, 1e8),
         *(_aberration(name) for name in ("C12a", "C12b", "C21a", "C21b", "C23a", "C23b", "C30")),
         Parameter("n_probe_modes", "integer", "", 1, 64, default=1),
+        Parameter("source_size", "number", "Å", 0, 1e3, default=0.0),
+        Parameter("focal_spread", "number", "Å", 0, 1e5, default=0.0),
+        Parameter("n_variable_modes", "integer", "", 0, 16, default=0),
+        Parameter("n_slices", "integer", "", 1, 1000, default=1),
+        Parameter("thickness", "number", "Å", 1e-3, 1e6),
+        Parameter("tilt_x", "number", "mrad", -1000, 1000, default=0.0),
+        Parameter("tilt_y", "number", "mrad", -1000, 1000, default=0.0),
+        Parameter("object_type", "choice", choices=OBJECT_TYPES, default="complex"),
+        Parameter("detector_blur", "number", "pixels", 0, 100, default=0.0),
+        Parameter("saturation", "number", "counts", 1, 1e12, tunable=False),
         Parameter("aperture", "choice", choices=("measured", "disk")),
         Parameter("algorithm", "choice", choices=ALGORITHMS, default="lsq-ml"),
         Parameter("noise_model", "choice", choices=NOISE_MODELS),
         Parameter("batch_size", "integer", "positions", 1, 1e6),
         Parameter("step_object", "number", "", 0, 10),
         Parameter("step_probe", "number", "", 0, 10),
-        Parameter("probe_start", "integer", "iterations", 0, 1e6, default=0),
+        Parameter("batch_selection", "choice", choices=BATCH_SELECTIONS, default="sparse"),
+        Parameter("momentum", "number", "", 0, 0.99, default=0.0),
+        Parameter("probe_start", "integer", "iterations", 0, 1e6),
+        *(_start(name) for name in CORRECTIONS),
+        Parameter("regularization_depth", "number", "", 0, 1e6, default=0.0),
+        Parameter("regularization_positivity", "number", "", 0, 1, default=0.0),
+        Parameter("regularization_tv", "number", "", 0, 1e3, default=0.0),
+        Parameter("regularization_bandwidth", "number", "1/Å", 0, 1e3, default=0.0),
+        Parameter("regularization_probe_support", "number", "", 0, 1.5, default=0.0),
+        Parameter("coarse_iterations", "integer", "iterations", 0, 1e6, default=0, tunable=False),
+        Parameter("early_stopping", "integer", "iterations", 1, 1e6, tunable=False),
     )
 }
 

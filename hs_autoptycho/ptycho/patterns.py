@@ -51,6 +51,13 @@ def flip_point(point: tuple[float, float], shape: tuple[int, int], flip: str):
     return (n_rows - 1 - row if rows else row, n_columns - 1 - column if columns else column)
 
 
+def kernel_type(dtype: np.dtype) -> np.dtype:
+    """The type in which the kernels keep numbers of another one: unsigned integers or float32."""
+    if dtype.kind == "f":
+        return np.dtype(np.float32)
+    return np.dtype(f"u{min(dtype.itemsize, 4)}")
+
+
 @dataclass(frozen=True)
 class Patterns:
     """Patterns in the order of the kernels' spectra, in the type they came in.
@@ -93,18 +100,18 @@ class Patterns:
         """
         shape = detector_shape[::-1] if DETECTOR_FLIPS[flip][0] else detector_shape
         plan = make_plan(*shape)
-        # zero frequency is pixel n // 2 of a pattern
-        rows = (plan.row_order + shape[0] // 2) % shape[0]
-        columns = (plan.column_order + shape[1] // 2) % shape[1]
+        rows, columns = _spectrum_places(plan)
         counts = None
         done = 0
         for block in blocks:
             ordered = flip_detector(block, flip)[:, rows[None, :], columns[:, None]]
             if counts is None:
-                dtype = ordered.dtype.newbyteorder("=")
-                dtype = np.dtype(np.float32) if dtype.kind == "f" else dtype
-                dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype
-                counts = np.empty((n_positions, shape[0] * shape[1]), dtype)
+                counts = np.empty((n_positions, shape[0] * shape[1]), kernel_type(ordered.dtype))
+            if ordered.dtype.itemsize > 4 and counts.dtype.kind == "u" and ordered.size:
+                if ordered.max() > np.iinfo(np.uint32).max:
+                    raise ValueError(
+                        f"A pixel has {ordered.max()} counts, more than 32 bits can hold."
+                    )
             counts[done : done + len(ordered)] = ordered.reshape(-1, counts.shape[1])
             done += len(ordered)
         if counts is None or done != n_positions:
@@ -115,6 +122,18 @@ class Patterns:
     def shape(self) -> tuple[int, int]:
         """(rows, columns) of the detector."""
         return self.plan.rows, self.plan.columns
+
+    def order(self, image: np.ndarray) -> np.ndarray:
+        """Bring an image (rows, columns) of the detector into the order of `counts`."""
+        rows, columns = _spectrum_places(self.plan)
+        return image[rows[None, :], columns[:, None]].ravel()
+
+
+def _spectrum_places(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of a pattern for each place of the spectrum; zero frequency is at n // 2."""
+    rows = (plan.row_order + plan.rows // 2) % plan.rows
+    columns = (plan.column_order + plan.columns // 2) % plan.columns
+    return rows, columns
 
 
 def split_counts(

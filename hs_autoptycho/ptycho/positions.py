@@ -41,13 +41,40 @@ def scan_positions(
     -------
     float64 array of shape (slow * fast, 2); the first position is (0, 0).
     """
-    angle, lean = np.radians(rotation), np.radians(shear)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    distortion = np.array(
-        [[np.sqrt(aspect), 0], [np.tan(lean) * np.sqrt(aspect), 1 / np.sqrt(aspect)]]
-    )
+    matrix = GridDistortion(rotation, scale, shear, aspect).matrix
     grid = np.stack(np.mgrid[: scan_shape[0], : scan_shape[1]], -1).reshape(-1, 2)
-    return step * scale * grid @ (turn @ distortion).T
+    return step * grid @ matrix.T
+
+
+class GridDistortion(NamedTuple):
+    """What makes a scan's grid of (slow, fast) the positions: see :func:`scan_positions`."""
+
+    rotation: float = 0.0
+    scale: float = 1.0
+    shear: float = 0.0
+    aspect: float = 1.0
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """``scale · R(θ) · S``, (2, 2)."""
+        angle, lean, root = np.radians(self.rotation), np.radians(self.shear), np.sqrt(self.aspect)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        return self.scale * turn @ np.array([[root, 0], [np.tan(lean) * root, 1 / root]])
+
+    @classmethod
+    def of(cls, matrix: np.ndarray) -> GridDistortion:
+        """The distortion of a matrix with a positive determinant."""
+        rotation = np.arctan2(-matrix[0, 1], matrix[1, 1])
+        turn = np.array(
+            [[np.cos(rotation), -np.sin(rotation)], [np.sin(rotation), np.cos(rotation)]]
+        )
+        stretch = turn.T @ matrix
+        return cls(
+            float(np.degrees(rotation)),
+            float(np.sqrt(stretch[0, 0] * stretch[1, 1])),
+            float(np.degrees(np.arctan2(stretch[1, 0], stretch[0, 0]))),
+            float(stretch[0, 0] / stretch[1, 1]),
+        )
 
 
 class Placement(NamedTuple):

@@ -1,37 +1,64 @@
 """Iterative ptychography: arrays in, arrays out.
 
 The measured and modelled intensities are scaled so that a pattern has the mean 1 a pixel, and the
-object starts as vacuum. Every pass goes once over all positions in batches of random order.
+object starts as vacuum. Every pass goes once over all positions in batches.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numba
 import numpy as np
 
-from hs_autoptycho.ptycho import kernels
-from hs_autoptycho.ptycho.fft import from_planes
+from hs_autoptycho.ptycho import constraints, kernels
+from hs_autoptycho.ptycho.batches import compact_batches, default_batch_size, sparse_batches
+from hs_autoptycho.ptycho.corrections import Corrections
+from hs_autoptycho.ptycho.fft import from_planes, to_planes
+from hs_autoptycho.ptycho.holdout import HeldOut
 from hs_autoptycho.ptycho.patterns import Patterns
 from hs_autoptycho.ptycho.positions import Placement
-from hs_autoptycho.ptycho.state import State
-from hs_autoptycho.ptycho.updates import UPDATES
+from hs_autoptycho.ptycho.propagation import Propagation
+from hs_autoptycho.ptycho.settings import Settings
+from hs_autoptycho.ptycho.state import State, make_detector
+from hs_autoptycho.ptycho.updates import UPDATES, update_variable_modes
 
 _logger = logging.getLogger(__name__)
 
-ALGORITHMS = tuple(UPDATES)
-NOISE_MODELS = ("amplitude", "poisson")
-
-# The line search makes each batch fit best by itself, noise included: the steps shrink, so that the
-# noise of the batches averages out. After this many updates of an object pixel they are half as
-# long.
-SETTLING_UPDATES = 60
-
 # A run whose error rises to this multiple of the initial guess's has diverged.
 DIVERGED = 2.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is known of beam, specimen and detector, and is not refined unless asked for.
+
+    Attributes
+    ----------
+    propagation : Propagation or None
+        Between slices; None for one slice.
+    pixel_size : tuple of float
+        Of the object, in Å (rows, columns); for the regularisation.
+    beam_offset : tuple of float
+        Of the beam from the detector's pixel ``shape // 2``, in pixels (rows, columns).
+    defocus_phase : array or None
+        Phase of the probe's spectrum by Å of defocus, (rows, columns), in the order of
+        ``np.fft.fft2``.
+    defocus : float
+        Of the initial probe, in Å.
+    detector : dict
+        Options of :func:`.state.make_detector`: mask, background, saturation, blur.
+    """
+
+    propagation: Propagation | None = None
+    pixel_size: tuple[float, float] = (1.0, 1.0)
+    beam_offset: tuple[float, float] = (0.0, 0.0)
+    defocus_phase: np.ndarray | None = None
+    defocus: float = 0.0
+    detector: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -40,7 +67,7 @@ class Reconstruction:
 
     Attributes
     ----------
-    object : complex64 (1, Y, X)
+    object : complex64 (slices, Y, X)
     probe : complex64 (modes, rows, columns)
         Orthogonal, strongest first; Σ|P|² is the mean number of counts a pattern where the object
         is vacuum.
@@ -49,7 +76,18 @@ class Reconstruction:
     errors : float64 (passes,)
         Σ(√I_measured − √I)² / Σ I_measured over each pass, as seen when each batch was visited.
     status : str
-        ``"completed"``, ``"diverged"`` or ``"interrupted"``.
+        ``"completed"``, ``"diverged"``, ``"interrupted"`` or ``"stopped"`` (early, by what was held
+        out).
+    history : dict
+        Further numbers by pass: ``"held_out"``, the corrected parameters.
+    corrected : dict
+        Last values of the corrected parameters.
+    grid : float64 (2, 2)
+        Distortion of the grid of positions that was found, in pixels.
+    variable_modes : complex64 (variable modes, rows, columns)
+        In the unit of `probe`.
+    coefficients : float32 (positions, variable modes)
+    brightness : float32 (positions,)
     """
 
     object: np.ndarray
@@ -57,13 +95,12 @@ class Reconstruction:
     placement: Placement
     errors: np.ndarray
     status: str
-
-
-def default_batch_size(algorithm: str, n_positions: int) -> int:
-    """Positions a batch where nothing else was asked for."""
-    if algorithm == "epie":
-        return 1
-    return int(np.clip(n_positions // 32, 16, 128))
+    history: dict[str, list[float]] = field(default_factory=dict)
+    corrected: dict[str, float] = field(default_factory=dict)
+    grid: np.ndarray = field(default_factory=lambda: np.eye(2))
+    variable_modes: np.ndarray | None = None
+    coefficients: np.ndarray | None = None
+    brightness: np.ndarray | None = None
 
 
 def reconstruct(
@@ -72,15 +109,13 @@ def reconstruct(
     probe: np.ndarray,
     *,
     n_iterations: int,
-    algorithm: str = "lsq-ml",
-    noise_model: str = "amplitude",
-    batch_size: int | None = None,
-    step_object: float = 1.0,
-    step_probe: float = 1.0,
-    probe_start: int = 0,
+    model: Model | None = None,
     random_state: int = 0,
     subset: np.ndarray | None = None,
+    start_object: np.ndarray | None = None,
     callback: Callable[[int, float], None] | None = None,
+    settings: Settings | None = None,
+    **options: Any,
 ) -> tuple[Reconstruction, State]:
     """Reconstruct object and probe.
 
@@ -94,83 +129,201 @@ def reconstruct(
         Start values, complex (modes, rows, columns), centred in the window; any power.
     n_iterations
         Passes over all positions.
-    algorithm
-        ``"lsq-ml"`` or ``"epie"``.
-    noise_model
-        ``"amplitude"`` or ``"poisson"``.
-    batch_size
-        Positions a batch; by default from the number of positions, 1 for ``"epie"``.
-    step_object, step_probe
-        Multiples of the step that the line search finds (``"lsq-ml"``), or β (``"epie"``). With
-        ``step_probe=0`` the probe is held.
-    probe_start
-        Passes before the probe is refined.
+    model
+        Of beam, specimen and detector. Default: one slice, an ideal detector.
     random_state
-        Seed of the order of the positions.
+        Seed of the order of the positions, and of whatever else is random.
     subset
         Indices of the positions to use; by default all.
+    start_object
+        Complex (slices, Y, X) on the grid of `placement`; by default vacuum.
     callback
         Called after every pass with its number (from 1) and error.
+    settings
+        Of the algorithm.
+    **options
+        Fields of :class:`Settings`, instead of `settings`.
 
     Returns
     -------
     Reconstruction, State
         The second to evaluate the model with (:func:`held_out_deviance`).
     """
-    update = UPDATES[algorithm]
-    used = np.arange(len(placement.corners)) if subset is None else np.asarray(subset)
-    n_positions = len(used)
-    batch_size = batch_size or default_batch_size(algorithm, n_positions)
-    n_batches = max(1, round(n_positions / batch_size))
-    total = patterns.plan.rows * patterns.plan.columns * n_positions
+    if settings is None:
+        settings = Settings(**options)
+    elif options:
+        raise TypeError(f"Give settings or single options, not both: {', '.join(options)}.")
+    model = model or Model()
+    run = _Run(patterns, placement, probe, model, settings, random_state, subset, start_object)
     # threads that have no position of a batch to themselves would only wait for each other
     threads = numba.get_num_threads()
-    numba.set_num_threads(min(threads, batch_size))
-    state = State.start(patterns.plan, placement, probe)
-    generator = np.random.default_rng(random_state)
-    errors: list[float] = []
-    start: float | None = None
-    updates = 0.0
-    status = "completed"
+    numba.set_num_threads(min(threads, run.batch_size))
     try:
-        for iteration in range(1, n_iterations + 1):
-            error = 0.0
-            state.measure_illumination()
-            held = iteration <= probe_start
-            for indices in np.array_split(generator.permutation(used), n_batches):
-                batch = state.batch(indices)
-                probes, changes, part = state.changes(batch, patterns, noise_model == "poisson")
-                error += part
-                if start is None:
-                    start = part * n_positions / len(indices)
-                settled = 1 / (1 + updates / SETTLING_UPDATES) if algorithm == "lsq-ml" else 1.0
-                updates += min(1.0, state.overlap(len(indices)))
-                steps = settled * step_object, 0.0 if held else settled * step_probe
-                update(state, batch, probes, changes, *steps)
-            state.settle_probe()
-            errors.append(error / total)
-            if not np.isfinite(error) or error > DIVERGED * start:
-                status = "diverged"
-                break
-            if callback is not None:
-                callback(iteration, errors[-1])
-    except KeyboardInterrupt:
-        status = "interrupted"
-        _logger.warning("Interrupted in pass %d of %d.", len(errors) + 1, n_iterations)
+        run.go(n_iterations, callback)
     finally:
         numba.set_num_threads(threads)
-    if status == "diverged":
-        _logger.warning("The reconstruction diverged in pass %d of %d.", len(errors), n_iterations)
-    modes = state.probe
-    pixels = patterns.plan.rows * patterns.plan.columns
-    result = Reconstruction(
-        from_planes(state.object.reshape(-1), placement.object_shape)[None],
-        (modes * np.sqrt(patterns.mean_total / pixels)).astype(np.complex64),
-        placement,
-        np.array(errors),
-        status,
-    )
-    return result, state
+    return run.result(), run.state
+
+
+class _Run:
+    """One reconstruction while it runs."""
+
+    def __init__(
+        self, patterns, placement, probe, model, settings, random_state, subset, start_object
+    ):
+        self.patterns, self.model, self.settings = patterns, model, settings
+        n_all = len(placement.corners)
+        self.used = np.arange(n_all) if subset is None else np.asarray(subset)
+        n_used = len(self.used)
+        self.batch_size = settings.batch_size or default_batch_size(settings.algorithm, n_used)
+        self.n_batches = max(1, round(n_used / self.batch_size))
+        self.total = patterns.plan.rows * patterns.plan.columns * n_used
+        poisson = settings.noise_model == "poisson"
+        self.state = State.start(
+            patterns.plan,
+            placement,
+            probe,
+            make_detector(patterns, poisson=poisson, **model.detector),
+            propagation=model.propagation,
+            beam_offset=model.beam_offset,
+            n_variable_modes=settings.n_variable_modes,
+        )
+        if start_object is not None:
+            self.state.object[:] = to_planes(start_object).reshape(self.state.object.shape)
+        if settings.n_variable_modes:  # every position has a probe of its own
+            self.state.move(self.state.positions)
+        self.generator = np.random.default_rng(random_state)
+        self.update = UPDATES[settings.algorithm](settings)
+        self.corrections = Corrections(
+            self.state,
+            settings.starts,
+            defocus_phase=model.defocus_phase,
+            defocus=model.defocus,
+        )
+        self.held_out = None
+        if settings.patience is not None:
+            self.held_out = HeldOut(patterns, self.used, settings.patience, random_state)
+        self.errors: list[float] = []
+        self.history: dict[str, list[float]] = {}
+        self.status = "completed"
+
+    def go(self, n_iterations: int, callback) -> None:
+        first_error: float | None = None
+        try:
+            if self.held_out is not None:
+                self.held_out.hide(self.state)
+            for iteration in range(1, n_iterations + 1):
+                error, first = self._pass(iteration)
+                first_error = first if first_error is None else first_error
+                self.errors.append(error / self.total)
+                if not np.isfinite(error) or error > DIVERGED * first_error:
+                    self.status = "diverged"
+                    _logger.warning(
+                        "The reconstruction diverged in pass %d of %d.", iteration, n_iterations
+                    )
+                    break
+                self._record()
+                if callback is not None:
+                    callback(iteration, self.errors[-1])
+                if self.held_out is not None and self.held_out.should_stop(self.state):
+                    self.status = "stopped"
+                    break
+        except KeyboardInterrupt:
+            self.status = "interrupted"
+            _logger.warning("Interrupted in pass %d of %d.", len(self.errors) + 1, n_iterations)
+        finally:
+            if self.held_out is not None:
+                self.held_out.restore(self.state)
+
+    def _batches(self) -> list[np.ndarray]:
+        if self.settings.batch_selection == "compact":
+            positions = self.state.positions
+            return compact_batches(self.used, self.n_batches, positions, self.generator)
+        return sparse_batches(self.used, self.n_batches, self.generator)
+
+    def _pass(self, iteration: int) -> tuple[float, float]:
+        """Error of a pass, and what it would be if all batches were as the first one."""
+        state, settings = self.state, self.settings
+        held = iteration <= settings.probe_start or settings.step_probe == 0
+        state.measure_illumination()
+        self.corrections.begin_pass(iteration)
+        error, first = 0.0, None
+        for indices in self._batches():
+            batch = state.batch(indices)
+            gradients = state.gradients(batch)
+            part = float(gradients.sums[:, 0].sum())
+            error += part
+            first = part * len(self.used) / len(indices) if first is None else first
+            self.update(state, batch, gradients, probe_held=held)
+            if settings.n_variable_modes and not held:
+                update_variable_modes(state, batch, gradients)
+            if settings.object_type == "phase":
+                kernels.keep_phase(state.object)
+            self.corrections.collect(batch, gradients)
+        if settings.algorithm == "gradient":
+            self.update.end_pass(state, probe_held=held)
+            if settings.object_type == "phase":
+                kernels.keep_phase(state.object)
+        state.settle_probe()
+        self.corrections.end_pass(probe_held=held)
+        self._regularize(held)
+        return error, first
+
+    def _regularize(self, probe_held: bool) -> None:
+        """Apply the constraints to object and probe."""
+        state, wanted = self.state, self.settings.regularization
+        if wanted.probe_support > 0 and not probe_held:
+            state.probe = constraints.probe_support(state.probe, wanted.probe_support)
+        n_slices = len(state.object)
+        depth = wanted.depth > 0 and n_slices > 1
+        if not (depth or wanted.positivity or wanted.total_variation or wanted.bandwidth):
+            return
+        object_ = from_planes(state.object.reshape(n_slices, -1), state.object.shape[2:])
+        seen = state.illumination
+        if seen.shape != object_.shape[1:]:  # the object has grown
+            state.measure_illumination()
+            seen = state.illumination
+        if depth:
+            object_ = constraints.depth_filter(
+                object_, state.propagation.distances, self.model.pixel_size, wanted.depth,
+                illumination=seen,
+            )  # fmt: skip
+        if wanted.bandwidth:
+            object_ = constraints.limit_bandwidth(object_, self.model.pixel_size, wanted.bandwidth)
+        if wanted.total_variation:
+            object_ = constraints.total_variation(object_, wanted.total_variation)
+        if wanted.positivity:
+            object_ = constraints.positive_phase(object_, wanted.positivity, illumination=seen)
+        if self.settings.object_type == "phase":
+            object_ = constraints.phase_only(object_)
+        state.object[:] = to_planes(object_).reshape(state.object.shape)
+
+    def _record(self) -> None:
+        values = self.corrections.values()
+        if self.held_out is not None:
+            values["held_out"] = self.held_out.score(self.state)
+        for name, value in values.items():
+            self.history.setdefault(name, []).append(float(value))
+
+    def result(self) -> Reconstruction:
+        state, settings = self.state, self.settings
+        pixels = state.plan.rows * state.plan.columns
+        unit = np.sqrt(self.patterns.mean_total / pixels)
+        shape = state.object.shape[2:]
+        variable = settings.n_variable_modes > 0
+        return Reconstruction(
+            object=from_planes(state.object.reshape(len(state.object), -1), shape),
+            probe=(state.probe * unit).astype(np.complex64),
+            placement=state.placement,
+            errors=np.array(self.errors),
+            status=self.status,
+            history=self.history,
+            corrected=self.corrections.values(),
+            grid=self.corrections.matrix,
+            variable_modes=(state.variable_modes * unit).astype(np.complex64) if variable else None,
+            coefficients=state.coefficients.copy() if variable else None,
+            brightness=state.brightness.copy() if settings.starts.ever("brightness") else None,
+        )
 
 
 def held_out_deviance(state: State, test: Patterns, *, batch_size: int = 64) -> np.ndarray:
@@ -195,7 +348,8 @@ def held_out_deviance(state: State, test: Patterns, *, batch_size: int = 64) -> 
         model = state.model_intensities(batch)
         deviance = np.empty(len(batch.indices))
         kernels.poisson_deviance(
-            model, test.counts, batch.indices, np.float32(mean), np.float32(1e-2 * mean), deviance
-        )
+            model, test.counts, batch.indices, np.float32(mean), np.float32(1e-2 * mean),
+            state.detector.mask, deviance,
+        )  # fmt: skip
         out[batch.indices] = deviance / pixels
     return out

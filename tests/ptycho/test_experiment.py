@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter
 
 from hs_autoptycho.calibration import Geometry
 from hs_autoptycho.ptycho.experiment import Experiment, probe_spill
-from hs_autoptycho.ptycho.parameters import PARAMETERS, ParameterError
+from hs_autoptycho.ptycho.parameters import CORRECTIONS, PARAMETERS, ParameterError
 from hs_autoptycho.ptycho.patterns import DETECTOR_FLIPS, flip_detector, flip_point
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -95,7 +95,10 @@ class TestComplete:
 
     def test_defaults(self, experiment):
         values = experiment.complete({})
-        assert None not in values.values()
+        off = {name for name, value in values.items() if value is None}
+        assert off == {"thickness", "saturation", "early_stopping"} | {
+            f"{name}_correction_start" for name in CORRECTIONS
+        }
         assert (values["detector_flip"], values["n_probe_modes"]) == ("none", 1)
         assert (values["algorithm"], values["aperture"]) == ("lsq-ml", "measured")
         assert (values["scan_scale"], values["scan_shear"], values["scan_aspect"]) == (1, 0, 1)

@@ -1,23 +1,37 @@
 """The transforms inside the kernels against numpy's, at double precision, for many sizes."""
 
+import pickle
+
 import numpy as np
 import pytest
+from numba.core.errors import TypingError
 
 from hs_autoptycho.ptycho import fft
+from hs_autoptycho.ptycho.butterflies import RADICES
 
 SIZES = [
-    *((n, n) for n in (1, 2, 4, 6, 8, 12, 14, 16, 18, 20, 30, 64, 96, 124, 126)),
+    *((n, n) for n in (*range(1, 19), 20, 30, 64, 96, 100, 122, 124, 126, 127, 128, 130, 160)),
+    *((n, n) for n in (192, 256)),
     (128, 192),
     (22, 62),
     (62, 22),
     (2, 50),
     (48, 10),
     (32, 34),
+    # different ways along the two axes: large primes, sizes that crowd the cache, few columns
+    (61, 96),
+    (130, 31),
+    (64, 256),
+    (256, 80),
+    (12, 512),
+    (514, 20),
     # odd sizes, among them powers of odd primes and primes without a butterfly of their own
     (9, 25),
     (49, 15),
     (17, 31),
+    (289, 19),
     (1, 21),
+    (23, 1),
 ]
 
 
@@ -56,12 +70,60 @@ class TestTransforms:
 
     def test_order_is_a_permutation(self, shape):
         plan = fft.make_plan(*shape)
-        for size, order, factors in (
-            (shape[0], plan.row_order, plan.row_factors),
-            (shape[1], plan.column_order, plan.column_factors),
-        ):
+        for size, order in zip(shape, (plan.row_order, plan.column_order), strict=True):
             np.testing.assert_array_equal(np.sort(order), np.arange(size))
-            assert np.prod(factors) == size
+
+    def test_stays_inside_its_arrays(self, shape):
+        # the transforms work with bare pointers
+        plan = fft.make_plan(*shape)
+        wave = random_wave(shape).astype(np.complex64)
+        lengths = (2 * wave.size, 2 * wave.size, fft.scratch_size(plan))
+        guarded = [np.full(length + 64, 7, np.float32) for length in lengths]
+        source, spectrum, space = (array[32:-32] for array in guarded)
+        source[:] = fft.to_planes(wave)
+        fft.forward(source, spectrum, plan, space)
+        fft.inverse(spectrum, source, plan, space)
+        for array in guarded:
+            assert (array[:32] == 7).all() and (array[-32:] == 7).all()
+        assert relative_error(fft.from_planes(source, shape), wave * wave.size) < 1e-6
+
+    def test_radices(self, shape):
+        for size in shape:
+            radices = fft.radices(size)
+            assert np.prod(radices) == size
+            for radix in radices:
+                prime = radix > 1 and all(radix % n for n in range(2, radix))
+                assert radix in RADICES or prime
+
+
+def test_same_bits_wherever_the_arrays_lie():
+    for shape in ((24, 36), (35, 62), (128, 160)):
+        plan = fft.make_plan(*shape)
+        wave = fft.to_planes(random_wave(shape).astype(np.complex64))
+        results = []
+        for offset in (0, 1, 5, 16):
+            arrays = [np.full(2 * 16 + n, np.nan, np.float32) for n in (
+                wave.size, wave.size, fft.scratch_size(plan))]  # fmt: skip
+            source, spectrum, space = (array[offset : len(array) - 32 + offset] for array in arrays)
+            source[:] = wave
+            fft.forward(source, spectrum, plan, space)
+            results.append(spectrum.copy())
+        for result in results[1:]:
+            np.testing.assert_array_equal(result, results[0])
+
+
+def test_plan_of_another_process():
+    # the address of the compiled transform means nothing there
+    plan = fft.make_plan(14, 6)._replace(address=1)
+    again = pickle.loads(pickle.dumps(plan))
+    assert again.address == fft.make_plan(14, 6).address
+    assert (again.rows, again.columns) == (14, 6)
+
+
+def test_refuses_numbers_of_another_kind():
+    plan = fft.make_plan(4, 6)
+    with pytest.raises(TypingError, match="arrays of float32"):
+        fft.forward(np.zeros(48), np.zeros(48, np.float32), plan, scratch(plan))
 
 
 @pytest.mark.parametrize("shape", [(12, 62), (126, 10)])

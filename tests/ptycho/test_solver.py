@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from hs_autoptycho.ptycho.batches import default_batch_size
 from hs_autoptycho.ptycho.patterns import Patterns, split_counts
 from hs_autoptycho.ptycho.positions import place, scan_positions
 from hs_autoptycho.ptycho.probe import make_modes
-from hs_autoptycho.ptycho.solver import default_batch_size, held_out_deviance, reconstruct
+from hs_autoptycho.ptycho.solver import held_out_deviance, reconstruct
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -316,10 +317,10 @@ class TestEnd:
     def test_interrupted_at_once(self, scan, guess, monkeypatch):
         from hs_autoptycho.ptycho import solver
 
-        def stop(*args):
+        def stop(*args, **options):
             raise KeyboardInterrupt
 
-        monkeypatch.setitem(solver.UPDATES, "lsq-ml", stop)
+        monkeypatch.setitem(solver.UPDATES, "lsq-ml", lambda settings: stop)
         result, _ = scan.run(probe=guess)
         assert result.status == "interrupted" and result.errors.shape == (0,)
         np.testing.assert_array_equal(result.object, 1)

@@ -131,11 +131,11 @@ def test_an_interrupted_half_ends_the_trial(experiment, monkeypatch):
 
     calls = []
 
-    def interrupted(*args):
+    def interrupted(*args, **options):
         calls.append(args)
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(solver.UPDATES, "lsq-ml", interrupted)
+    monkeypatch.setitem(solver.UPDATES, "lsq-ml", lambda settings: interrupted)
     objective = make_objective("frc", experiment)
     score = objective({}, n_iterations=2, random_state=0)
     assert score.reconstruction.status == "interrupted"

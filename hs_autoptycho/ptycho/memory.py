@@ -1,0 +1,217 @@
+"""How much memory a reconstruction needs, before it begins."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import psutil
+
+from hs_autoptycho.ptycho.patterns import kernel_type
+from hs_autoptycho.ptycho.positions import GridDistortion
+from hs_autoptycho.ptycho.state import group_count
+
+# Arrays that a pass makes and drops again on the object's grid, in float32 numbers a pixel:
+# illumination, windows of the line search, transforms.
+_PASSING_PLANES = 24
+# Interpreter, libraries and compiled kernels, beside the data.
+_PROGRAM = 0.35e9
+
+
+class NotEnoughMemoryError(MemoryError):
+    """A reconstruction would need more memory than there is; the message says how much and why."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes that a reconstruction needs beside the signal itself.
+
+    Attributes
+    ----------
+    patterns : int
+        Counts in the order of the kernels, in their own type, and with coarse passes once more.
+    object : int
+        Object, its gradient, and what a pass needs on its grid.
+    groups : int
+        Gradients of the groups that share out a batch.
+    probes : int
+        Modes, their gradients and transforms.
+    threads : int
+        Working memory of all threads.
+    program : int
+        Interpreter and libraries.
+    """
+
+    patterns: int
+    object: int
+    groups: int
+    probes: int
+    threads: int
+    program: int = int(_PROGRAM)
+
+    @property
+    def total(self) -> int:
+        """Sum of all."""
+        return self.patterns + self.object + self.groups + self.probes + self.threads + self.program
+
+    def __str__(self) -> str:
+        parts = ", ".join(
+            f"{name} {getattr(self, name) / 1e9:.2f}"
+            for name in ("patterns", "object", "groups", "probes", "threads", "program")
+        )
+        return f"{self.total / 1e9:.2f} GB ({parts})"
+
+
+def plan_memory(
+    *,
+    n_positions: int,
+    window: tuple[int, int],
+    object_shape: tuple[int, int, int],
+    n_modes: int,
+    n_variable_modes: int,
+    count_type: np.dtype,
+    batch_size: int,
+    n_threads: int,
+    derivatives: bool,
+    momentum: bool,
+    coarse: bool,
+) -> MemoryPlan:
+    """What a reconstruction needs.
+
+    Parameters
+    ----------
+    n_positions
+        Of the scan.
+    window
+        Detector pixels (rows, columns).
+    object_shape
+        (slices, Y, X).
+    n_modes, n_variable_modes
+        Of the probe.
+    count_type
+        Of the data.
+    batch_size
+        Positions a batch.
+    n_threads
+        Of the kernels.
+    derivatives
+        Whether thickness or tilt are corrected.
+    momentum
+        Whether steps are remembered: momentum or the full gradient.
+    coarse
+        Whether coarse patterns come first.
+    """
+    pixels = math.prod(window)
+    n_slices = object_shape[0]
+    plane = math.prod(object_shape[1:])
+    groups = group_count(batch_size, window, object_shape[1:])
+    modes = n_modes + n_variable_modes
+    between = n_modes * (n_slices - 1) * 2 * pixels * (2 if derivatives else 1)
+    thread = 2 * pixels * (3 * n_modes + 2) + between + pixels
+    return MemoryPlan(
+        patterns=int(
+            n_positions * pixels * kernel_type(count_type).itemsize * (1.5 if coarse else 1)
+        ),
+        object=4 * plane * (2 * n_slices * (5 if momentum else 3) + _PASSING_PLANES),
+        groups=4 * groups * (2 * n_slices * plane + 2 * pixels * modes),
+        probes=4 * 2 * pixels * modes * 12,
+        threads=4 * n_threads * thread,
+    )
+
+
+def plan_for(
+    values: Mapping[str, Any],
+    scan_shape: tuple[int, int],
+    window: tuple[int, int],
+    pixel_size: tuple[float, float],
+    count_type: np.dtype,
+) -> MemoryPlan:
+    """The plan for a scan and all parameters of a reconstruction.
+
+    Parameters
+    ----------
+    values
+        All parameters.
+    scan_shape
+        (slow, fast).
+    window
+        Detector pixels (rows, columns), after its flip.
+    pixel_size
+        Of the object, in Å (rows, columns).
+    count_type
+        Of the data.
+    """
+    corners = np.array([[0, 0], [scan_shape[0] - 1, 0], [0, scan_shape[1] - 1],
+                        [scan_shape[0] - 1, scan_shape[1] - 1]])  # fmt: skip
+    distortion = GridDistortion(
+        values["scan_rotation"], values["scan_scale"], values["scan_shear"], values["scan_aspect"]
+    )
+    positions = values["scan_step"] * corners @ distortion.matrix.T / np.array(pixel_size)
+    extent = np.ptp(positions, axis=0) + np.array(window) + 4
+    if values["grid_correction_start"] is not None or (
+        values["position_correction_start"] is not None
+    ):
+        extent = 1.1 * extent
+    correcting = [values[f"{name}_correction_start"] for name in ("thickness", "tilt")]
+    return plan_memory(
+        n_positions=math.prod(scan_shape),
+        window=window,
+        object_shape=(values["n_slices"], *(int(n) for n in np.ceil(extent))),
+        n_modes=values["n_probe_modes"],
+        n_variable_modes=values["n_variable_modes"],
+        count_type=count_type,
+        batch_size=values["batch_size"],
+        n_threads=min(numba.get_num_threads(), values["batch_size"]),
+        derivatives=any(start is not None for start in correcting),
+        momentum=values["momentum"] > 0 or values["algorithm"] == "gradient",
+        coarse=values["coarse_iterations"] > 0,
+    )
+
+
+def available_memory() -> int:
+    """Bytes that this process can still take: of the machine, or of its own limits."""
+    free = psutil.virtual_memory().available
+    if sys.platform == "linux":
+        import resource
+
+        used = psutil.Process().memory_info()
+        for kind, taken in ((resource.RLIMIT_AS, used.vms), (resource.RLIMIT_DATA, used.rss)):
+            soft, _ = resource.getrlimit(kind)
+            if soft != resource.RLIM_INFINITY:
+                free = min(free, soft - taken)
+    return int(max(0, free))
+
+
+def check_memory(plan: MemoryPlan) -> None:
+    """Raise a NotEnoughMemoryError if a plan cannot be kept."""
+    free = available_memory()
+    needed = plan.total - plan.program  # this program runs already
+    if needed > free:
+        largest = max(("patterns", "object", "groups", "threads"), key=lambda n: getattr(plan, n))
+        remedy = {
+            "patterns": "crop or bin the detector, or take a part of the scan",
+            "object": "crop the detector or scan a smaller field; fewer slices",
+            "groups": "a smaller batch_size, or fewer slices",
+            "threads": "fewer threads (num_workers), slices or probe modes",
+        }[largest]
+        raise NotEnoughMemoryError(
+            f"The reconstruction needs {needed / 1e9:.2f} GB beside the data and "
+            f"{free / 1e9:.2f} GB are free. Needed: {plan}. What would help: {remedy}."
+        )
+
+
+def check_reading(n_bytes: int) -> None:
+    """Raise a NotEnoughMemoryError if a lazy signal of so many bytes cannot be read."""
+    free = available_memory()
+    if n_bytes > free:
+        raise NotEnoughMemoryError(
+            f"The patterns have {n_bytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: a "
+            "reconstruction reads them into memory in their own type. Take a part of the scan, "
+            "`s.inav[:256, :256]`, crop or bin the detector, `s.isig[...]`, `s.rebin(...)`, or "
+            "convert counts to a smaller type, `s.change_dtype('uint16')`."
+        )
