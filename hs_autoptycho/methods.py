@@ -128,9 +128,9 @@ def reconstruct_ptycho(
     object_type
         ``"complex"`` (default), or ``"phase"``, an object that does not absorb.
     algorithm
-        ``"lsq-ml"`` (default; least-squares maximum likelihood with line search [1]_), ``"gradient"``
-        (conjugate gradients of all positions at once), ``"epie"`` or ``"rpie"`` (extended and
-        regularised ptychographical iterative engine [2]_).
+        ``"lsq-ml"`` (default; least-squares maximum likelihood with line search [1]_),
+        ``"gradient"`` (conjugate gradients of all positions at once), ``"epie"`` or ``"rpie"``
+        (extended and regularised ptychographical iterative engine [2]_).
     noise_model
         ``"poisson"`` (default for counts) or ``"amplitude"`` (default for other data).
     batch_size

@@ -1,7 +1,7 @@
 from ._domain_truth import domain_purity, true_domains, true_lattices, true_strain
 from ._score import correlation_with_truth
 from ._snse_domains import snse_domains
-from ._truth import ground_truth, ground_truth_probe, phase_correlation
+from ._truth import ground_truth, ground_truth_probe, phase_correlation, true_positions
 from ._twisted_bilayer_mos2 import twisted_bilayer_mos2
 from ._ws2_wse2_junction import ws2_wse2_junction
 
@@ -14,6 +14,7 @@ __all__ = [
     "snse_domains",
     "true_domains",
     "true_lattices",
+    "true_positions",
     "true_strain",
     "twisted_bilayer_mos2",
     "ws2_wse2_junction",

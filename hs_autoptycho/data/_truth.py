@@ -8,7 +8,7 @@ import numpy as np
 
 from . import _multislice
 from ._score import correlation_with_truth
-from ._twisted_bilayer_mos2 import _PADDING, probe_modes, specimen_in_scan
+from ._twisted_bilayer_mos2 import _PADDING, displacements, probe_modes, specimen_in_scan
 
 if TYPE_CHECKING:
     from hyperspy.signals import BaseSignal, ComplexSignal2D, Signal2D
@@ -104,6 +104,43 @@ def ground_truth_probe(signal: Signal2D) -> ComplexSignal2D:
     probe = ComplexSignal2D(modes, axes=axes)
     probe.metadata.set_item("General.title", "True probe")
     return probe
+
+
+def true_positions(signal: Signal2D) -> np.ndarray:
+    """Where the probe of a simulated scan was, with the jitter of the positions.
+
+    Parameters
+    ----------
+    signal
+        What `twisted_bilayer_mos2` returned, or a part of it.
+
+    Returns
+    -------
+    numpy.ndarray
+        (row, col) in Å, float64, shape (scan_y, scan_x, 2), in the frame of `ground_truth`: zero is
+        the place in the grid of the signal's scan position [0, 0].
+
+    Raises
+    ------
+    ValueError
+        If the signal does not come from a simulation of this package, or its positions are not
+        those of the simulation (binned or interpolated).
+    """
+    parameters = _simulation(signal)
+    grid, _ = _positions(signal, parameters)
+    axes = signal.axes_manager.navigation_axes[::-1]
+    index = []
+    for axis, size in zip(axes, parameters["scan_shape"], strict=True):
+        steps = (axis.offset + np.arange(axis.size) * axis.scale) * _length_unit(axis)
+        steps = steps / parameters["scan_step"]
+        if np.abs(steps - np.rint(steps)).max() > 1e-3 or steps.min() < 0 or steps.max() >= size:
+            raise ValueError(
+                f"axis {axis.name!r} does not lie on the {size} simulated positions with a step of "
+                f"{parameters['scan_step']} Å: take the scan as it was simulated, or a part of it"
+            )
+        index.append(np.rint(steps).astype(int))
+    moved = displacements(parameters).reshape(*parameters["scan_shape"], 2)[np.ix_(*index)]
+    return grid.reshape(*moved.shape) + moved
 
 
 def phase_correlation(

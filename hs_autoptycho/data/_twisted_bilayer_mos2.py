@@ -71,6 +71,7 @@ def twisted_bilayer_mos2(
     C30: float = 0.0,
     source_size: float = 0.0,
     beam_shift: tuple[float, float] = (0.0, 0.0),
+    position_jitter: float = 0.0,
     dose: float | None = 1e5,
     random_state: int = 0,
 ) -> Signal2D:
@@ -110,10 +111,13 @@ def twisted_bilayer_mos2(
     beam_shift
         (row, col), in detector pixels, of the undiffracted beam off the detector's middle, pixel
         ``detector_shape // 2``. The axes still put zero in the middle.
+    position_jitter
+        Root mean square along each axis, in Å, of a random displacement of every position from its
+        place in the grid. The axes know nothing of it; `true_positions` does.
     dose
         Electrons per Å². None gives noise-free intensities, as parts of the incident beam.
     random_state
-        Seed of the counting noise.
+        Seed of the counting noise and, independently of it, of the displacements.
 
     Returns
     -------
@@ -131,7 +135,7 @@ def twisted_bilayer_mos2(
 
     See Also
     --------
-    ground_truth, ground_truth_probe, phase_correlation
+    ground_truth, ground_truth_probe, phase_correlation, true_positions
 
     Examples
     --------
@@ -153,6 +157,7 @@ def twisted_bilayer_mos2(
         ),
         "source_size": float(source_size),
         "beam_shift": _pair("beam_shift", beam_shift, float),
+        "position_jitter": float(position_jitter),
         "dose": None if dose is None else float(dose),
         "random_state": int(random_state),
     }
@@ -172,7 +177,7 @@ def simulate(parameters: dict[str, Any]) -> np.ndarray:
     n = _grid_size(p)
     pixel = 1 / (n * p["reciprocal_pixel"])
     probe = probe_modes(p, (n, n))
-    positions = scan_positions(p)
+    positions = scan_positions(p) + displacements(p)
     phases, origin = phase_slices(p, positions, n, pixel)
     patterns = _multislice.diffraction_patterns(
         _multislice.transmission_functions(phases, pixel),
@@ -192,6 +197,14 @@ def scan_positions(parameters: dict[str, Any]) -> np.ndarray:
     slow, fast = np.indices(parameters["scan_shape"]).reshape(2, -1)
     steps = parameters["scan_step"] * np.column_stack([slow, fast])
     return steps @ _multislice.rotation_matrix(parameters["scan_rotation"]).T
+
+
+def displacements(parameters: dict[str, Any]) -> np.ndarray:
+    """(row, col) in Å of every position from its place in the grid, shape (J, 2), scan order."""
+    # a stream of its own: with and without jitter the noise is the same
+    generator = np.random.default_rng([parameters["random_state"], 1])
+    shape = (int(np.prod(parameters["scan_shape"])), 2)
+    return parameters.get("position_jitter", 0.0) * generator.normal(size=shape)
 
 
 def probe_modes(parameters: dict[str, Any], shape: tuple[int, int]) -> np.ndarray:
@@ -270,8 +283,9 @@ def _check(parameters: dict[str, Any]) -> None:
     for name in ("scan_step", "reciprocal_pixel", "beam_energy", "convergence_angle", "dose"):
         if p[name] is not None and p[name] <= 0:
             raise ValueError(f"{name} must be above zero, got {p[name]}")
-    if p["source_size"] < 0:
-        raise ValueError(f"source_size must not be negative, got {p['source_size']}")
+    for name in ("source_size", "position_jitter"):
+        if p[name] < 0:
+            raise ValueError(f"{name} must not be negative, got {p[name]}")
     for name, least in (("scan_shape", 1), ("detector_shape", 8)):
         if min(p[name]) < least:
             raise ValueError(f"{name} must be at least {least} along each axis, got {p[name]}")
@@ -287,7 +301,7 @@ def _check(parameters: dict[str, Any]) -> None:
         )
 
     window = 1 / p["reciprocal_pixel"]
-    positions = scan_positions(p)
+    positions = scan_positions(p) + displacements(p)
     needed = np.ptp(positions, axis=0).max() + window
     field = load_specimen().field
     if needed > field:

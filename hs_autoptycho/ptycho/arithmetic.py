@@ -12,6 +12,20 @@ JIT = {"cache": True, "fastmath": True, "nogil": True, "error_model": "numpy"}
 
 
 @njit(**JIT)
+def clear(out):
+    """``out = 0``; the loop compiles several times faster than ``out[:] = 0``."""
+    for k in range(len(out)):
+        out[k] = 0
+
+
+@njit(**JIT)
+def copy(out, a):
+    """``out = a``"""
+    for k in range(len(out)):
+        out[k] = a[k]
+
+
+@njit(**JIT)
 def multiply(out_re, out_im, a_re, a_im, b_re, b_im):
     """``out = a b``; `out` is neither of them."""
     for k in range(len(out_re)):

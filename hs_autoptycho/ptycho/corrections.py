@@ -30,9 +30,12 @@ SECANT = 0.5
 DISTORTIONS = np.array(
     [[[0, -1], [1, 0]], [[1, 0], [0, 1]], [[1, 0], [0, -1]], [[0, 1], [1, 0]]], float
 )
+# The thickness is searched for with objects that start anew: so many passes each, of which the last
+# ones are used, and so many objects at most.
+THICKNESS_PASSES, THICKNESS_USED, THICKNESS_OBJECTS = 6, 3, 6
 # By how much a parameter changes at most in a pass: distortions and the thickness by parts of
 # themselves, the defocus in Å, tilts in mrad.
-LARGEST_STEPS = {"grid": 0.02, "defocus": 50.0, "thickness": 0.1, "tilt": 5.0}
+LARGEST_STEPS = {"grid": 0.02, "defocus": 50.0, "tilt": 5.0}
 
 
 @dataclass
@@ -40,8 +43,8 @@ class GrowingSteps:
     """Newton steps of a few parameters, each with a gain of its own that adapts.
 
     Where a step of length p made the next Newton step shorter by d, the whole way to the end is
-    p/d times as long: the secant method. A gain at most doubles from one step to the next, and
-    falls to a third at most, so that neither the first passes nor noise lead it astray.
+    p/d times as long: the secant method. From one step to the next a gain grows by half at most and
+    falls to a half at most, so that neither the first passes nor noise lead it astray.
 
     Attributes
     ----------
@@ -66,11 +69,52 @@ class GrowingSteps:
         endless = shorter <= 1e-3 * np.abs(self.newton)
         secant = SECANT * np.abs(self.steps) / np.where(endless, 1.0, shorter)
         secant = np.where(endless, np.inf, secant)
-        limited = np.clip(secant, self.gains / 3, self.gains * 1.5)
+        limited = np.clip(secant, self.gains / 2, self.gains * 1.5)
         self.gains = np.clip(np.where(moved, limited, self.gains), 1.0, LARGEST_COMMON_GAIN)
         self.newton = newton
         self.steps = np.clip(self.gains * newton, -self.largest, self.largest)
         return self.steps
+
+
+@dataclass
+class SecantSearch:
+    """The zero of a falling function of one variable, from one measured value after the other.
+
+    Attributes
+    ----------
+    first, largest : float
+        Length of the first step, and of the longest.
+    tolerance : float
+        The search is over when a step is shorter.
+    """
+
+    first: float
+    largest: float
+    tolerance: float
+    place: float = 0.0
+    known: list[tuple[float, float]] = field(default_factory=list)
+    finished: bool = False
+
+    def __call__(self, value: float) -> float:
+        """The step to where the zero should be, from a value measured at the present place."""
+        self.known.append((self.place, value))
+        above = [x for x, v in self.known if v > 0]  # the zero is beyond them
+        below = [x for x, v in self.known if v <= 0]
+        step = np.copysign(self.first, value)
+        if len(self.known) > 1:
+            if above and below:
+                (x, v), (y, w) = (max(self._at(above)), min(self._at(below)))
+            else:
+                (x, v), (y, w) = self.known[-2:]
+            if (v - w) * (y - x) > 0:
+                step = x + v * (y - x) / (v - w) - self.place
+        step = float(np.clip(step, -self.largest, self.largest))
+        self.place += step
+        self.finished = len(self.known) > 1 and abs(step) < self.tolerance
+        return step
+
+    def _at(self, places: list[float]) -> list[tuple[float, float]]:
+        return [(x, v) for x, v in self.known if x in places]
 
 
 @dataclass(frozen=True)
@@ -108,6 +152,8 @@ class Corrections:
         defocus.
     defocus
         Of the probe in Å; a distortion of the grid by a scale s is one of the defocus too.
+    pixel_size
+        Of the object, (rows, columns) in any unit: a rotation is one in the specimen.
     """
 
     def __init__(
@@ -117,18 +163,23 @@ class Corrections:
         *,
         defocus_phase: np.ndarray | None = None,
         defocus: float = 0.0,
+        pixel_size: tuple[float, float] = (1.0, 1.0),
     ):
         self._state, self._starts = state, starts
+        size = np.array(pixel_size, float)
+        self._generators = DISTORTIONS * size / size[:, None]
         self._phase, self._defocus = defocus_phase, float(defocus)
         self._grid = state.positions - state.placement.origin  # as given, in pixels
         self._offsets = np.zeros_like(state.positions)
         self._matrix = np.eye(2)
         self._thickness = 1.0
+        self._search = SecantSearch(first=0.1, largest=0.2, tolerance=0.01)
+        self._seen: list[float] = []
         self._was_held = False
         self._gain = FIRST_GAIN
         self._last_shifts: np.ndarray | None = None
         largest = [LARGEST_STEPS["grid"]] * 4
-        largest += [LARGEST_STEPS[name] for name in ("defocus", "thickness", "tilt", "tilt")]
+        largest += [LARGEST_STEPS[name] for name in ("defocus", "tilt", "tilt")]
         self._steps = GrowingSteps(np.array(largest))
 
     @property
@@ -154,6 +205,7 @@ class Corrections:
             name: active(name, iteration)
             for name in ("positions", "grid", "defocus", "thickness", "tilt", "brightness")
         }
+        self._on["thickness"] &= not self._search.finished
         if (self._on["positions"] or self._on["grid"]) and not state.own:
             state.move(state.positions)
         passing = self._on["thickness"] or self._on["tilt"]
@@ -188,22 +240,26 @@ class Corrections:
             brightness = state.brightness[batch.indices] * np.clip(factor, 0.8, 1.25)
             state.brightness[batch.indices] = np.clip(brightness, 0.05, 20)
 
-    def end_pass(self, *, probe_held: bool) -> None:
+    def end_pass(self, *, probe_held: bool) -> bool:
         """Correct what all positions have in common.
 
         Parameters
         ----------
         probe_held
             A probe that is refined pixel by pixel takes care of its own defocus.
+
+        Returns
+        -------
+        Whether the object starts anew.
         """
         state = self._state
         if self._on["brightness"]:
             state.brightness /= state.brightness.mean()
         self._was_held |= probe_held
-        newton = np.zeros(8)
+        newton = np.zeros(7)
         if self._on["grid"]:
             centred = state.positions - state.positions.mean(0)
-            for i, generator in enumerate(DISTORTIONS):
+            for i, generator in enumerate(self._generators):
                 along = centred @ generator.T
                 newton[i] = (self._shifts * along).sum() / (along**2).sum()
             if self._was_held and not probe_held:
@@ -221,12 +277,13 @@ class Corrections:
                 newton[4] = defocus
         if state.passing:
             terms = self._propagation / self._propagation_curvature()
-            newton[5:] = terms * [self._on["thickness"], self._on["tilt"], self._on["tilt"]]
+            newton[5:] = terms[1:] * self._on["tilt"]
+            self._seen.append(float(terms[0]))
         steps = self._steps(newton)
         if self._on["positions"]:
             self._adapt_gain()
         if self._on["grid"]:
-            self._distort(np.eye(2) + np.tensordot(steps[:4], DISTORTIONS, 1))
+            self._distort(np.eye(2) + np.tensordot(steps[:4], self._generators, 1))
         if self._on["positions"] or self._on["grid"]:
             self._settle_positions()
         defocus = steps[4] + (self._defocus * steps[1] if self._phase is not None else 0.0)
@@ -235,9 +292,26 @@ class Corrections:
             turned = np.fft.fft2(state.probe) * np.exp(1j * defocus * self._phase)
             state.probe = np.fft.ifft2(turned)
         if np.any(steps[5:]):
-            self._thickness *= 1 + steps[5]
-            tilt = np.array(state.propagation.tilt) + steps[6:]
-            state.propagate(state.propagation.scaled(1 + steps[5]).tilted(tuple(tilt)))
+            tilt = np.array(state.propagation.tilt) + steps[5:]
+            state.propagate(state.propagation.tilted(tuple(tilt)))
+        return self._on["thickness"] and self._search_thickness()
+
+    def _search_thickness(self) -> bool:
+        """Every few passes another thickness, and a new object: whether it is time for that.
+
+        An object that is fitted with a wrong thickness keeps the memory of it for dozens of passes:
+        after a step its misfit asks for the way back. A new object tells the direction and the
+        length of the step after a few passes.
+        """
+        if len(self._seen) < THICKNESS_PASSES:
+            return False
+        factor = np.exp(self._search(np.mean(self._seen[-THICKNESS_USED:])))
+        self._seen = []
+        self._search.finished |= len(self._search.known) >= THICKNESS_OBJECTS
+        self._thickness *= factor
+        self._state.propagate(self._state.propagation.scaled(factor))
+        self._state.object[:, 0], self._state.object[:, 1] = 1, 0
+        return True
 
     def _scale_curvature(self) -> float:
         """‖∂ψ/∂s‖² of a scale of the grid, over all positions."""

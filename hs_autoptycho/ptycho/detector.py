@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from hs_autoptycho.ptycho.arithmetic import JIT
+from hs_autoptycho.ptycho.arithmetic import JIT, clear, copy
 from hs_autoptycho.ptycho.fft import forward, inverse
 
 # A dark pixel has no phase of its own: below this amplitude (in units of the mean) the modulus
@@ -145,15 +145,15 @@ def blur(values, transfer, plan, wave, spectrum, scratch):
     lags, in natural order, where the convolution is a product.
     """
     pixels = len(values)
-    spectrum[:pixels] = values
-    spectrum[pixels:] = np.float32(0)
+    copy(spectrum[:pixels], values)
+    clear(spectrum[pixels:])
     inverse(spectrum, wave, plan, scratch)
     for part in range(2):
         half = wave[part * pixels : (part + 1) * pixels]
         for k in range(pixels):
             half[k] *= transfer[k]
     forward(wave, spectrum, plan, scratch)
-    values[:] = spectrum[:pixels]
+    copy(values, spectrum[:pixels])
 
 
 @njit(**JIT)
@@ -187,7 +187,7 @@ def pattern_factor(
     row = detector.counts[index]
     # a little lower: rounding must not take a saturated count for one just below
     limit = np.sqrt(detector.saturation) * np.float32(1 - 1e-6)
-    sums[:] = 0.0
+    clear(sums)
     for start in range(0, pixels, CHUNK):
         stop = min(start + CHUNK, pixels)
         measured, model = chunk[0, : stop - start], chunk[1, : stop - start]

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 from hs_autoptycho.calibration import Geometry
 from hs_autoptycho.ptycho.batches import default_batch_size
@@ -77,27 +78,40 @@ class Experiment:
 
     @cached_property
     def mean_pattern(self) -> np.ndarray:
-        """Mean of all patterns, (k_y, k_x)."""
-        return self.counts.mean(0, dtype=float)
+        """Mean of all patterns without the background, (k_y, k_x).
+
+        Pixels that are not used have the value of the nearest one that is.
+        """
+        mean = np.maximum(self.counts.mean(0, dtype=float) - self.background, 0)
+        if self.mask is None:
+            return mean
+        nearest = ndimage.distance_transform_edt(
+            ~self.mask, return_distances=False, return_indices=True
+        )
+        return mean[tuple(nearest)]
 
     @cached_property
     def totals(self) -> np.ndarray:
-        """Sum of each pattern."""
-        return np.array([pattern.sum(dtype=float) for pattern in self.counts])
+        """Sum of each pattern's used pixels."""
+        used = True if self.mask is None else self.mask
+        return np.array([pattern.sum(dtype=float, where=used) for pattern in self.counts])
 
     @cached_property
     def saturation(self) -> float:
         """The largest number that the type of the counts can hold, where it occurs; or infinity."""
         if self.counts.dtype.kind in "ui" and self.counts.dtype.itemsize <= 2:
             largest = np.iinfo(self.counts.dtype).max
-            if self.counts.max() == largest:
+            used = ... if self.mask is None else self.mask
+            if self.counts.max(0)[used].max() == largest:
                 return float(largest)
         return math.inf
 
     def with_counts(self, counts: np.ndarray) -> Experiment:
         """The same experiment with other counts, or a part of them."""
-        part = counts.sum(dtype=float) / max(self.totals.sum(), 1e-30)
-        return Experiment(counts, self.geometry, self.mask, np.multiply(self.background, part))
+        other = Experiment(counts, self.geometry, self.mask)
+        part = other.totals.sum() / max(self.totals.sum(), 1e-30)
+        other.background = np.multiply(self.background, part)
+        return other
 
     def patterns(self, flip: str = "none") -> Patterns:
         """The counts in the kernels' order; the last orientation is kept."""
@@ -108,12 +122,19 @@ class Experiment:
         return self._patterns[flip]
 
     def cropped_patterns(self, flip: str, shape: tuple[int, int]) -> Patterns:
-        """The central part of all patterns, of `shape` after the flip, in the kernels' order."""
+        """The central part of all patterns, of `shape` after the flip, in the kernels' order.
+
+        Pixels that are not used are 0: what a hot one has counted is no part of the beam's power.
+        """
         some = 256  # at a time, so that no second copy of everything is made
-        blocks = (
-            crop_patterns(flip_detector(self.counts[i : i + some], flip), shape)
-            for i in range(0, len(self.counts), some)
-        )
+
+        def block(start):
+            counts = self.counts[start : start + some]
+            if self.mask is not None:
+                counts = counts * self.mask  # of the counts' own type
+            return crop_patterns(flip_detector(counts, flip), shape)
+
+        blocks = (block(start) for start in range(0, len(self.counts), some))
         return Patterns.from_blocks(blocks, len(self.counts), shape)
 
     def complete(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,9 +227,8 @@ class Experiment:
         whole = geometry.detector_shape
         shape = whole if shape is None else shape
         offset = np.array(geometry.disk_center) - np.array(whole) // 2
-        pixel = tuple(
-            p * n / m for p, n, m in zip(geometry.object_pixel, whole, shape, strict=True)
-        )
+        reduction = np.array(whole) / np.array(shape)
+        pixel = tuple(float(p) for p in np.array(geometry.object_pixel) * reduction)
         k = beam_frequencies(shape, pixel, tuple(offset))
         return _Beam(shape, pixel, tuple(float(v) for v in offset), *k)
 

@@ -26,10 +26,13 @@ from hs_autoptycho.ptycho.arithmetic import (
     add,
     add_conjugate_product,
     add_squared,
+    clear,
+    copy,
     dot_imaginary,
     dot_real,
     multiply,
     multiply_by_conjugate,
+    scale,
     turn,
     turn_back,
 )
@@ -202,15 +205,13 @@ def _shift_probe(scene, visit, n, spectrum, probes, plan, scratch):
     """The modes at the fraction of a pixel of position n, with its variable modes."""
     rows, columns = plan.rows, plan.columns
     pixels = rows * columns
-    ramp_rows, ramp_columns = (
-        visit.ramps_rows[visit.classes[n]],
-        visit.ramps_columns[visit.classes[n]],
-    )
+    class_ = visit.classes[n]
+    ramp_rows, ramp_columns = visit.ramps_rows[class_], visit.ramps_columns[class_]
     for m in range(scene.n_modes):
         source = scene.probes[m]
         if m == 0 and scene.probes.shape[0] > scene.n_modes:
             changed = probes[0]
-            changed[:] = source
+            copy(changed, source)
             for v in range(scene.n_modes, scene.probes.shape[0]):
                 c = visit.coefficients[n, v - scene.n_modes]
                 mode = scene.probes[v]
@@ -235,15 +236,13 @@ def _collect_probe_gradient(scene, visit, n, own, gradients, spectrum, out, g, p
     """
     rows, columns = plan.rows, plan.columns
     pixels = rows * columns
-    ramp_rows, ramp_columns = (
-        visit.ramps_rows[visit.classes[n]],
-        visit.ramps_columns[visit.classes[n]],
-    )
+    class_ = visit.classes[n]
+    ramp_rows, ramp_columns = visit.ramps_rows[class_], visit.ramps_columns[class_]
     norm = np.float32(rows * columns)  # the ramps are divided by it
     n_variable = scene.probes.shape[0] - scene.n_modes
     if own:
-        out.positions[n] = 0.0
-        out.coefficients[n] = 0.0
+        clear(out.positions[n])
+        clear(out.coefficients[n])
     for m in range(scene.n_modes):
         forward(gradients[m], spectrum, plan, scratch)
         total = out.probes[g, m]
@@ -283,8 +282,8 @@ def _collect_probe_gradient(scene, visit, n, own, gradients, spectrum, out, g, p
                 for k in range(2 * pixels):
                     variable[k] += coefficient * spectrum[k]
     if own:
-        out.positions[n] /= pixels
-        out.coefficients[n] /= pixels
+        scale(out.positions[n], 1.0 / pixels)
+        scale(out.coefficients[n], 1.0 / pixels)
 
 
 @njit(**JIT)
@@ -305,7 +304,7 @@ def _model(scene, visit, n, space, t, plan):
     pixels = rows * columns
     wave, scratch, intensity = space.waves[t], space.scratch[t], space.intensities[t]
     keep = space.passing.shape[2] > 0
-    intensity[:] = np.float32(0)
+    clear(intensity)
     for m in range(scene.n_modes):
         spectrum = space.spectra[t, m]
         _through(wave, space.probes[t, m], scene.object[0], visit.corners[n], rows, columns)
@@ -313,7 +312,7 @@ def _model(scene, visit, n, space, t, plan):
             forward(wave, spectrum, plan, scratch)
             _propagate(spectrum, scene.propagators[scene.distances[s - 1]], np.float32(1))
             if keep:
-                space.passing[t, m, s - 1] = spectrum
+                copy(space.passing[t, m, s - 1], spectrum)
             incoming = space.incoming[t, m, s - 1]
             inverse(spectrum, incoming, plan, scratch)
             _through(wave, incoming, scene.object[s], visit.corners[n], rows, columns)
@@ -325,12 +324,11 @@ def _model(scene, visit, n, space, t, plan):
 def _back_propagate(scene, visit, n, space, t, g, plan, out):
     """From the detector's factor back to the gradients of object and (class's) probe."""
     rows, columns = plan.rows, plan.columns
-    pixels = rows * columns
     wave, scratch = space.waves[t], space.scratch[t]
     corner = visit.corners[n]
     keep = space.passing.shape[2] > 0
     if keep:
-        out.propagation[n] = 0.0
+        clear(out.propagation[n])
     for m in range(scene.n_modes):
         spectrum = space.spectra[t, m]
         _modulate(spectrum, space.intensities[t])
@@ -357,18 +355,23 @@ def _back_propagate(scene, visit, n, space, t, g, plan, out):
 
 @njit(**JIT)
 def _visit_group(scene, visit, detector, g, own, space, t, plan, out):
-    pixels = plan.rows * plan.columns
+    """All positions of a group, one after the other."""
     predict = out.predicted.shape[0] > 0
     if not predict:
-        out.object[g, :, :, visit.bands[g, 0] : visit.bands[g, 1]] = np.float32(0)
-        out.probes[g] = np.float32(0)
+        for s in range(out.object.shape[1]):
+            for part in range(2):
+                for y in range(visit.bands[g, 0], visit.bands[g, 1]):
+                    clear(out.object[g, s, part, y])
+        for m in range(out.probes.shape[1]):
+            clear(out.probes[g, m])
     first, last = visit.starts[g], visit.starts[g + 1]
     for n in range(first, last):
         if n == first or visit.classes[n] != visit.classes[n - 1]:
             _shift_probe(
                 scene, visit, n, space.spectra[t, 0], space.probes[t], plan, space.scratch[t]
             )
-            space.probe_gradients[t] = np.float32(0)
+            for m in range(scene.n_modes):
+                clear(space.probe_gradients[t, m])
         _model(scene, visit, n, space, t, plan)
         if predict:
             _predict(detector, n, space, t, plan, visit.brightness[n], out.predicted[n])
@@ -416,7 +419,8 @@ def visit_positions(scene, visit, detector, own, space, plan, out):
     """
     threads = space.waves.shape[0]
     groups = len(visit.starts) - 1
-    for t in prange(threads):
+    for thread in prange(threads):
+        t = np.int64(thread)  # prange's own type would have everything compiled a second time
         for g in range(t * groups // threads, (t + 1) * groups // threads):
             _visit_group(scene, visit, detector, g, own, space, t, plan, out)
 
@@ -432,7 +436,7 @@ def add_groups(groups, bands, out):
         for s in range(out.shape[0]):
             for part in range(2):
                 row = out[s, part, y]
-                row[:] = np.float32(0)
+                clear(row)
                 for g in range(len(bands)):
                     if bands[g, 0] <= y < bands[g, 1]:
                         add(row, groups[g, s, part, y])
@@ -460,12 +464,12 @@ def object_direction(gradient, weight, damping, products):
 
 @njit(parallel=True, **JIT)
 def add_windows(windows, corners, out):
-    """Sum of windows at all positions of a batch: float32 (planes, rows, columns) → (planes, Y, X)."""
+    """Sum of windows (planes, rows, columns) at all positions: ``out``, (planes, Y, X)."""
     rows, columns = windows.shape[1:]
     for y in prange(out.shape[1]):
         for p in range(out.shape[0]):
             total = out[p, y]
-            total[:] = np.float32(0)
+            clear(total)
             for n in range(len(corners)):
                 i = y - corners[n, 0]
                 if 0 <= i < rows:

@@ -12,13 +12,16 @@ import numba
 import numpy as np
 import psutil
 
+from hs_autoptycho.ptycho.holdout import POSITIONS
 from hs_autoptycho.ptycho.patterns import kernel_type
 from hs_autoptycho.ptycho.positions import GridDistortion
 from hs_autoptycho.ptycho.state import group_count
 
 # Arrays that a pass makes and drops again on the object's grid, in float32 numbers a pixel:
 # illumination, windows of the line search, transforms.
-_PASSING_PLANES = 24
+_PASSING_PLANES = 14
+# Patterns that are brought into the order of the kernels at a time.
+_BLOCK = 256
 # Interpreter, libraries and compiled kernels, beside the data.
 _PROGRAM = 0.35e9
 
@@ -34,7 +37,8 @@ class MemoryPlan:
     Attributes
     ----------
     patterns : int
-        Counts in the order of the kernels, in their own type, and with coarse passes once more.
+        Counts in the order of the kernels, in their own type; with coarse passes the central parts
+        too, and with early stopping what is held out.
     object : int
         Object, its gradient, and what a pass needs on its grid.
     groups : int
@@ -78,8 +82,9 @@ def plan_memory(
     batch_size: int,
     n_threads: int,
     derivatives: bool,
-    momentum: bool,
+    copies: int,
     coarse: bool,
+    held_out: bool,
 ) -> MemoryPlan:
     """What a reconstruction needs.
 
@@ -101,10 +106,12 @@ def plan_memory(
         Of the kernels.
     derivatives
         Whether thickness or tilt are corrected.
-    momentum
-        Whether steps are remembered: momentum or the full gradient.
+    copies
+        How many arrays as large as the object there are at a time, the object among them.
     coarse
         Whether coarse patterns come first.
+    held_out
+        Whether counts are held out for early stopping.
     """
     pixels = math.prod(window)
     n_slices = object_shape[0]
@@ -113,11 +120,15 @@ def plan_memory(
     modes = n_modes + n_variable_modes
     between = n_modes * (n_slices - 1) * 2 * pixels * (2 if derivatives else 1)
     thread = 2 * pixels * (3 * n_modes + 2) + between + pixels
+    counts = pixels * kernel_type(count_type).itemsize
+    patterns = n_positions * counts * (1.5 if coarse else 1) + min(_BLOCK, n_positions) * counts
+    if held_out:  # the counts, both parts of them, and what the model says
+        some = min(POSITIONS, n_positions)
+        patterns += some * (3 * counts + 4 * pixels)
+        groups = max(groups, group_count(some, window, object_shape[1:]))
     return MemoryPlan(
-        patterns=int(
-            n_positions * pixels * kernel_type(count_type).itemsize * (1.5 if coarse else 1)
-        ),
-        object=4 * plane * (2 * n_slices * (5 if momentum else 3) + _PASSING_PLANES),
+        patterns=int(patterns),
+        object=4 * plane * (2 * n_slices * copies + _PASSING_PLANES),
         groups=4 * groups * (2 * n_slices * plane + 2 * pixels * modes),
         probes=4 * 2 * pixels * modes * 12,
         threads=4 * n_threads * thread,
@@ -153,9 +164,8 @@ def plan_for(
     )
     positions = values["scan_step"] * corners @ distortion.matrix.T / np.array(pixel_size)
     extent = np.ptp(positions, axis=0) + np.array(window) + 4
-    if values["grid_correction_start"] is not None or (
-        values["position_correction_start"] is not None
-    ):
+    growing = any(values[f"{name}_correction_start"] is not None for name in ("grid", "position"))
+    if growing:
         extent = 1.1 * extent
     correcting = [values[f"{name}_correction_start"] for name in ("thickness", "tilt")]
     return plan_memory(
@@ -168,9 +178,25 @@ def plan_for(
         batch_size=values["batch_size"],
         n_threads=min(numba.get_num_threads(), values["batch_size"]),
         derivatives=any(start is not None for start in correcting),
-        momentum=values["momentum"] > 0 or values["algorithm"] == "gradient",
+        copies=_copies(values, growing),
         coarse=values["coarse_iterations"] > 0,
+        held_out=values["early_stopping"] is not None,
     )
+
+
+def _copies(values: Mapping[str, Any], growing: bool) -> int:
+    """Arrays as large as the object, as they were counted."""
+    kept = 2  # the object and its gradient
+    if values["algorithm"] == "gradient":
+        kept += 4  # the last gradient and direction, the sum, and what becomes of them
+    elif values["momentum"] > 0:
+        kept += 1
+    passing = 2 if growing else 1  # at least that of the result
+    if values["regularization_depth"]:
+        passing = 6
+    elif any(values[f"regularization_{name}"] for name in ("positivity", "tv", "bandwidth")):
+        passing = 4
+    return kept + passing
 
 
 def available_memory() -> int:
@@ -192,11 +218,13 @@ def check_memory(plan: MemoryPlan) -> None:
     free = available_memory()
     needed = plan.total - plan.program  # this program runs already
     if needed > free:
-        largest = max(("patterns", "object", "groups", "threads"), key=lambda n: getattr(plan, n))
+        names = ("patterns", "object", "groups", "probes", "threads")
+        largest = max(names, key=lambda name: getattr(plan, name))
         remedy = {
             "patterns": "crop or bin the detector, or take a part of the scan",
             "object": "crop the detector or scan a smaller field; fewer slices",
             "groups": "a smaller batch_size, or fewer slices",
+            "probes": "fewer probe modes, or crop the detector",
             "threads": "fewer threads (num_workers), slices or probe modes",
         }[largest]
         raise NotEnoughMemoryError(

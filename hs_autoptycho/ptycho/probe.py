@@ -154,11 +154,12 @@ def make_probe(
     return probe / np.sqrt((np.abs(probe) ** 2).sum())
 
 
-def make_modes(probe: np.ndarray, n_modes: int, *, minor_power: float = 0.02) -> np.ndarray:
+def make_modes(probe: np.ndarray, n_modes: int, *, minor_power: float | None = None) -> np.ndarray:
     """Start values of a mixed-state probe from one coherent probe.
 
     The further modes are the probe times low Hermite-like polynomials in its own width, made
-    orthogonal.
+    orthogonal. Those of first order are y ± ix: a solver turns a part of the right mode into the
+    whole one, but y alone has no part of x.
 
     Parameters
     ----------
@@ -167,7 +168,8 @@ def make_modes(probe: np.ndarray, n_modes: int, *, minor_power: float = 0.02) ->
     n_modes
         Number of modes.
     minor_power
-        Share of the total power in each mode but the first.
+        Share of the total power in each mode but the first. By default 0.15 shared out among them:
+        modes that begin far weaker than they are grow slowly, too strong ones fade soon.
 
     Returns
     -------
@@ -190,6 +192,13 @@ def make_modes(probe: np.ndarray, n_modes: int, *, minor_power: float = 0.02) ->
                 mode = mode - other * np.vdot(other, mode)
             modes.append(mode / np.sqrt((np.abs(mode) ** 2).sum()))
         order += 1
+    if len(modes) > 2:
+        modes[1:3] = (
+            (modes[1] + 1j * modes[2]) / np.sqrt(2),
+            (modes[1] - 1j * modes[2]) / np.sqrt(2),
+        )
+    if minor_power is None:
+        minor_power = 0.15 / max(1, n_modes - 1)
     shares = np.full(n_modes, minor_power)
     shares[0] = 1 - minor_power * (n_modes - 1)
     return np.stack(modes[:n_modes]) * np.sqrt(total * shares)[:, None, None]

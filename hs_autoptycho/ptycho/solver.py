@@ -199,6 +199,7 @@ class _Run:
             settings.starts,
             defocus_phase=model.defocus_phase,
             defocus=model.defocus,
+            pixel_size=model.pixel_size,
         )
         self.held_out = None
         if settings.patience is not None:
@@ -265,7 +266,8 @@ class _Run:
             if settings.object_type == "phase":
                 kernels.keep_phase(state.object)
         state.settle_probe()
-        self.corrections.end_pass(probe_held=held)
+        if self.corrections.end_pass(probe_held=held):
+            self.update = UPDATES[settings.algorithm](settings)  # the object starts anew
         self._regularize(held)
         return error, first
 
@@ -311,13 +313,16 @@ class _Run:
         unit = np.sqrt(self.patterns.mean_total / pixels)
         shape = state.object.shape[2:]
         variable = settings.n_variable_modes > 0
+        # a pass in which a run ended has an error and no more
+        n = len(self.errors)
+        history = {k: v + [float("nan")] * (n - len(v)) for k, v in self.history.items()}
         return Reconstruction(
             object=from_planes(state.object.reshape(len(state.object), -1), shape),
             probe=(state.probe * unit).astype(np.complex64),
             placement=state.placement,
             errors=np.array(self.errors),
             status=self.status,
-            history=self.history,
+            history=history,
             corrected=self.corrections.values(),
             grid=self.corrections.matrix,
             variable_modes=(state.variable_modes * unit).astype(np.complex64) if variable else None,

@@ -37,8 +37,9 @@ def check_together(values: Mapping[str, Any], *, counted: bool) -> None:
             f"n_slices={values['n_slices']} needs the specimen's thickness in Å: thickness=200."
         )
     several = [f"{name}_correction_start" for name in ("thickness", "tilt")]
-    for name in [*several, "regularization_depth"]:
-        if values["n_slices"] == 1 and values[name] not in (None, 0.0):
+    off = {**dict.fromkeys(several), "regularization_depth": 0.0}  # a start of 0 is one
+    for name, value in off.items():
+        if values["n_slices"] == 1 and values[name] != value:
             raise ParameterError(f"{name} has a meaning for several slices only: give n_slices.")
     if values["early_stopping"] is not None and not counted:
         raise ParameterError(
@@ -49,8 +50,10 @@ def check_together(values: Mapping[str, Any], *, counted: bool) -> None:
 
 def make_settings(values: Mapping[str, Any]) -> Settings:
     """The solver's settings from all parameters."""
-    names = ("algorithm", "noise_model", "batch_size", "batch_selection", "step_object",
-             "step_probe", "probe_start", "momentum", "object_type", "n_variable_modes")  # fmt: skip
+    names = (
+        "algorithm", "noise_model", "batch_size", "batch_selection", "step_object", "step_probe",
+        "probe_start", "momentum", "object_type", "n_variable_modes",
+    )  # fmt: skip
     starts = [values[f"{name}_correction_start"] for name in CORRECTIONS]
     return Settings(
         **{name: values[name] for name in names},
@@ -105,8 +108,11 @@ def fit_coarse_to_fine(
     # the positions may have been corrected
     fine_placement = place(positions, window) if state.own else fine_placement
     object_ = refine_object(coarse.object, coarse.placement, fine_placement, tuple(factor))
-    result_values = {**values, **coarse.corrected}
-    model = experiment.model(result_values)
+    found = {name: value for name, value in coarse.corrected.items() if name in values}
+    factor_found = coarse.corrected.get("thickness_factor", 1.0)
+    if values["n_slices"] > 1:
+        found["thickness"] = values["thickness"] * factor_found
+    model = experiment.model({**values, **found})
     callback = common.get("callback")
     if callback is not None:
         common = {**common, "callback": lambda i, error: callback(i + first, error)}
@@ -117,6 +123,10 @@ def fit_coarse_to_fine(
         n_iterations=n_iterations - first, model=model, start_object=object_,
         settings=_later(settings, first), **common,
     )  # fmt: skip
+    if "thickness_factor" in result.corrected:  # of the thickness as it was given
+        result.corrected["thickness_factor"] *= factor_found
+        later = result.history.get("thickness_factor", [])
+        result.history["thickness_factor"] = [value * factor_found for value in later]
     result.errors = np.concatenate([coarse.errors, result.errors])
     result.history = _joined(coarse.history, result.history, len(coarse.errors))
     if coarse.status != "completed":

@@ -187,7 +187,9 @@ class State:
     ) -> State:
         """Vacuum, a probe of the power of the mean pattern, and the given positions."""
         pixels = plan.rows * plan.columns
-        probe = probe * np.sqrt(pixels / (np.abs(probe) ** 2).sum())
+        # what the background makes of the mean pattern, which is 1 a pixel, is not the probe's
+        power = pixels * max(0.01, 1 - float((detector.background * detector.mask).mean()))
+        probe = probe * np.sqrt(power / (np.abs(probe) ** 2).sum())
         n_slices = 1 if propagation is None else propagation.n_slices
         object_ = aligned((n_slices, 2, *placement.object_shape))
         object_[:, 0] = 1

@@ -18,6 +18,13 @@ SETTLING_UPDATES = 60
 # the object has to follow what changes.
 SETTLING_WHILE_HELD = 180
 
+# A weak mode grows by a part of itself in each update: steps that become shorter before it has its
+# share would stop it on the way. Those of several modes begin to shrink after so many updates.
+SETTLING_MODES = 720
+
+# Of the variable modes' steps, see `update_variable_modes`.
+VARIABLE_GAIN, VARIABLE_DAMPING = np.float32(3.0), 1e-3
+
 # Where less than this part of the largest illumination falls the object's steps are shortened.
 DAMPING = 0.1
 
@@ -119,7 +126,8 @@ class LeastSquares:
 
     def __call__(self, state: State, batch: Batch, gradients, *, probe_held: bool) -> None:
         """One step."""
-        settled = 1 / (1 + self.updates / SETTLING_UPDATES)
+        unsettled = SETTLING_MODES if state.n_modes > 1 else 0
+        settled = 1 / (1 + max(0.0, self.updates - unsettled) / SETTLING_UPDATES)
         settings = self.settings
         self.updates += min(1.0, state.overlap(len(batch.indices)))
         if probe_held and settings.step_probe > 0:
@@ -205,7 +213,9 @@ class ConjugateGradients:
             change = np.vdot(direction, old_gradient[0]) + (
                 np.vdot(probe_direction, old_gradient[1]) / pixels
             )
-            beta = np.float32(max(0.0, (norm - float(change)) / max(old_norm, 1e-30)))
+            # Polak and Ribière's, at most Fletcher and Reeves', and nothing that lets it only grow
+            beta = (norm - float(change)) / max(old_norm, 1e-30)
+            beta = np.float32(np.clip(beta, 0.0, min(1.0, norm / max(old_norm, 1e-30))))
             ahead = [d + beta * o for d, o in zip((direction, probe_direction), old, strict=True)]
             slopes = [float(np.vdot(a, g)) for a, g in zip(ahead, gradient, strict=True)]
             if slopes[0] > 0 and slopes[1] >= 0:
@@ -216,7 +226,9 @@ class ConjugateGradients:
         a, b = np.float32(a * self.settings.step_object), np.float32(b * self.settings.step_probe)
         kernels.add_scaled(state.object, direction, a)
         state.spectra[: state.n_modes] += b * probe_direction
-        self._last = [*gradient, norm, direction, probe_direction]
+        # where one of both stood still its direction would only grow: they begin anew
+        moved = a > 0 and (b > 0 or probe_held)
+        self._last = [*gradient, norm, direction, probe_direction] if moved else []
         self._sum, self._corners = [np.zeros_like(g) for g in gradient], []
 
 
@@ -265,7 +277,9 @@ def update_variable_modes(state: State, batch: Batch, gradients) -> None:
     """Let the probe's variable modes and each position's share of them follow the gradient.
 
     The first mode at position j is P + Σ c_jv V_v with real c. Both steps are the least-squares
-    ones for an object of modulus 1: Δc = Re⟨V O, χ⟩/‖V‖² and ΔV = Σ c_j conj(O) χ_j / Σ c_j².
+    ones for an object of modulus 1: Δc = Re⟨V O, χ⟩/‖V‖² and ΔV = Σ c_j conj(O) χ_j / Σ c_j², times
+    a gain: a mode that starts from nothing grows by a part of itself, and object and probe hide
+    most of what it is to explain.
 
     References
     ----------
@@ -278,5 +292,7 @@ def update_variable_modes(state: State, batch: Batch, gradients) -> None:
     squares = (coefficients.astype(float) ** 2).sum(0)
     gradient = gradients.probes[:, state.n_modes :].sum(0)
     # a mode that no position has yet must not take a step without a limit
-    modes += gradient / (squares + 0.05 * len(batch.indices))[:, None].astype(np.float32)
-    state.coefficients[batch.indices] += gradients.coefficients / np.maximum(powers, 1e-30)
+    limit = squares + VARIABLE_DAMPING * len(batch.indices)
+    modes += VARIABLE_GAIN * gradient / limit[:, None].astype(np.float32)
+    change = gradients.coefficients / np.maximum(powers, 1e-30)
+    state.coefficients[batch.indices] += VARIABLE_GAIN * change

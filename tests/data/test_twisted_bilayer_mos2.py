@@ -10,6 +10,7 @@ from hs_autoptycho.data import (
     ground_truth,
     ground_truth_probe,
     phase_correlation,
+    true_positions,
     twisted_bilayer_mos2,
 )
 
@@ -280,6 +281,7 @@ class TestSignal:
             ({"scan_shape": 5}, "scan_shape must be two numbers"),
             ({"detector_shape": (48.5, 64)}, "detector_shape must be two whole numbers"),
             ({"source_size": -1}, "source_size must not be negative"),
+            ({"position_jitter": -0.1}, "position_jitter must not be negative"),
         ],
     )
     def test_errors(self, change, message):
@@ -289,6 +291,67 @@ class TestSignal:
     def test_misspelt_option(self):
         with pytest.raises(TypeError, match="defocuss"):
             twisted_bilayer_mos2(defocuss=100)
+
+
+class TestPositionJitter:
+    """Displaced positions, and how the truth tells them."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def jittered(cls):
+        return twisted_bilayer_mos2(**SMALL, position_jitter=0.3)
+
+    def test_without(self, scan):
+        expected = module.scan_positions(parameters_of(scan)).reshape(5, 7, 2)
+        np.testing.assert_allclose(true_positions(scan), expected, atol=1e-12)
+
+    def test_size(self):
+        parameters = {"scan_shape": (90, 70), "position_jitter": 0.3, "random_state": 2}
+        moved = module.displacements(parameters)
+        np.testing.assert_allclose(moved.std(0), 0.3, rtol=0.05)
+        np.testing.assert_allclose(moved.mean(0), 0, atol=0.02)
+        assert abs(np.corrcoef(moved.T)[0, 1]) < 0.05
+
+    def test_patterns_belong_to_the_true_positions(self, jittered):
+        # noise-free patterns at the places that `true_positions` tells, simulated one by one
+        parameters = {**parameters_of(jittered), "position_jitter": 0.0}
+        n = module._grid_size(parameters)
+        pixel = 1 / (n * parameters["reciprocal_pixel"])
+        positions = true_positions(jittered)[[0, 3], [6, 1]]
+        phases, origin = module.phase_slices(parameters, positions, n, pixel)
+        expected = multislice.diffraction_patterns(
+            multislice.transmission_functions(phases, pixel),
+            np.diff(module.load_specimen().depths),
+            module.probe_modes(parameters, (n, n)),
+            (positions - origin) / pixel,
+            pixel,
+            multislice.electron_wavelength(parameters["beam_energy"]),
+            parameters["detector_shape"],
+        )
+        counts = expected * 1e5 * 0.9**2
+        bright = counts > 20
+        deviation = (jittered.data[[0, 3], [6, 1]] - counts)[bright] / np.sqrt(counts[bright])
+        assert deviation.std() == pytest.approx(1, abs=0.1)
+
+    def test_seed(self, jittered):
+        np.testing.assert_array_equal(
+            twisted_bilayer_mos2(**SMALL, position_jitter=0.3).data, jittered.data
+        )
+        other = twisted_bilayer_mos2(**SMALL, position_jitter=0.3, random_state=1)
+        assert np.abs(true_positions(other) - true_positions(jittered)).min() > 0
+
+    def test_the_object_stays(self, scan, jittered):
+        np.testing.assert_array_equal(ground_truth(jittered).data, ground_truth(scan).data)
+
+    def test_part_of_a_scan(self, jittered):
+        whole = true_positions(jittered)
+        grid = module.scan_positions(parameters_of(jittered)).reshape(5, 7, 2)
+        part = true_positions(jittered.inav[2:, 1:4])
+        np.testing.assert_allclose(part, whole[1:4, 2:] - grid[1, 2], atol=1e-12)
+
+    def test_binned(self, jittered):
+        with pytest.raises(ValueError, match="does not lie on the 5 simulated positions"):
+            true_positions(jittered.inav[:6, :4].rebin(scale=(2, 2, 1, 1)))
 
 
 class TestTruth:

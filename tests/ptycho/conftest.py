@@ -4,11 +4,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
-from scipy.ndimage import convolve1d
+from scipy.ndimage import convolve1d, gaussian_filter
 from scipy.stats import norm
 
+from hs_autoptycho.calibration import Geometry
 from hs_autoptycho.ptycho import kernels
 from hs_autoptycho.ptycho.detector import AMPLITUDE_FLOOR
+from hs_autoptycho.ptycho.experiment import Experiment
 from hs_autoptycho.ptycho.fft import (
     make_plan,
     planes_to_spectrum,
@@ -18,6 +20,7 @@ from hs_autoptycho.ptycho.fft import (
 from hs_autoptycho.ptycho.patterns import Patterns
 from hs_autoptycho.ptycho.positions import place, scan_positions
 from hs_autoptycho.ptycho.propagation import Propagation
+from hs_autoptycho.ptycho.solver import Model, reconstruct
 from hs_autoptycho.ptycho.state import State, make_detector
 
 FLOOR = float(AMPLITUDE_FLOOR)
@@ -312,3 +315,121 @@ def make_scan():
 @pytest.fixture(scope="session")
 def poisson_target():
     return proximal_target
+
+
+class Measurement:
+    """Counts of an object that is known, in plain numpy, and what a solver has to know of them.
+
+    Attributes
+    ----------
+    data : (positions, rows, columns)
+        As a detector shows them.
+    phases : float (slices, Y, X), the truth on the grid of `placement`
+    probe : complex (rows, columns), centred, of power 1
+    """
+
+    window, scan, rotation = (32, 40), (7, 9), 11.0
+
+    def __init__(
+        self, *, step=1.2, defocus=100.0, distance=None, dose=20000, strength=0.4, absorption=0.0,
+        background=0.0, blur=0.0, cycles=1.6, seed=0,
+    ):  # fmt: skip
+        rng = np.random.default_rng(seed)
+        self.geometry = Geometry(
+            beam_energy=80.0, scan_shape=self.scan, detector_shape=self.window, scan_step=step,
+            reciprocal_pixel=0.05, convergence_angle=17.0, scan_rotation=self.rotation,
+            disk_center=tuple(n // 2 for n in self.window), disk_radius=8.0, defocus=defocus,
+        )  # fmt: skip
+        self.pixel = self.geometry.object_pixel
+        positions = scan_positions(self.scan, step, rotation=self.rotation) / np.array(self.pixel)
+        self.placement = place(positions, self.window)
+        self.positions = positions + self.placement.origin
+        shape = (1 if distance is None else 2, *self.placement.object_shape)
+        phases = np.stack([gaussian_filter(rng.normal(size=shape[1:]), cycles) for _ in range(2)])
+        self.phases = (strength * phases / phases.std((1, 2), keepdims=True))[: shape[0]]
+        slices = np.exp((1j - absorption) * self.phases)
+        self.propagation = None
+        if distance is not None:
+            self.propagation = Propagation((distance,), self.geometry.wavelength, self.pixel)
+        self.probe = self.make_probe(defocus)
+        intensities = self.intensities(slices, self.probe)
+        self.truth = slices
+        self.blur, self.background = blur, background
+        if blur:
+            intensities = np.stack([spread(image, blur) for image in intensities])
+        data = rng.poisson(intensities * dose + background) if dose else intensities + background
+        data = data.astype(np.uint16 if dose else np.float32)
+        self.data = np.fft.fftshift(data, axes=(1, 2))
+        self.patterns = self.ordered(self.data)
+
+    def ordered(self, data):
+        return Patterns.from_blocks([data], len(data), self.window)
+
+    def make_probe(self, defocus, radius=8.2):
+        k = [f / p for f, p in zip(frequencies(self.window), self.pixel, strict=True)]
+        squared = k[0] ** 2 + k[1] ** 2
+        aperture = np.clip(radius - np.sqrt(squared) / 0.05 + 0.5, 0, 1)
+        spectrum = aperture * np.exp(1j * np.pi * self.geometry.wavelength * defocus * squared)
+        probe = np.fft.fftshift(np.fft.ifft2(spectrum))
+        return probe / np.linalg.norm(probe)
+
+    def intensities(self, slices, probe, which=...):
+        """Of the positions with the indices `which`, zero frequency first."""
+        ky, kx = frequencies(self.window)
+        squared = (ky / self.pixel[0]) ** 2 + (kx / self.pixel[1]) ** 2
+        distance = self.propagation.distances[0] if self.propagation else 0
+        free = np.exp(-1j * np.pi * self.geometry.wavelength * distance * squared)
+        out = []
+        for position in self.positions[which]:
+            corner = position - np.array(self.window) // 2
+            y, x = whole = np.floor(corner + 0.5).astype(int)
+            dy, dx = corner - whole
+            wave = np.fft.ifft2(np.fft.fft2(probe) * np.exp(-2j * np.pi * (dy * ky + dx * kx)))
+            views = slices[:, y : y + self.window[0], x : x + self.window[1]]
+            wave = wave * views[0]
+            for view in views[1:]:
+                wave = np.fft.ifft2(np.fft.fft2(wave) * free) * view
+            out.append(np.abs(np.fft.fft2(wave)) ** 2 / np.prod(self.window))
+        return np.array(out)
+
+    def scanned(self, image, margin=0):
+        """The part of an image on the object's grid that the probe's centre visited."""
+        low, high = self.positions.min(0), self.positions.max(0)
+        (y, x), (b, r) = low.astype(int) + margin, high.astype(int) + 1 - margin
+        return image[..., y:b, x:r]
+
+    def correlation(self, found, slice=0):
+        """Of a slice's phase with the truth where the scan was, but for a constant and a ramp."""
+        found = self.scanned(found)
+        found, truth = np.angle(found / found.mean()), self.scanned(self.phases[slice])
+        row, column = (i.ravel() for i in np.indices(truth.shape))
+        plane = np.stack([np.ones(row.size), row, column], 1)
+        flat = [a.ravel() - plane @ np.linalg.lstsq(plane, a.ravel(), rcond=None)[0]
+                for a in (found, truth)]  # fmt: skip
+        return np.corrcoef(*flat)[0, 1]
+
+    def model(self, **detector):
+        phase = sum((f / p) ** 2 for f, p in zip(frequencies(self.window), self.pixel, strict=True))
+        return Model(
+            propagation=self.propagation,
+            pixel_size=self.pixel,
+            defocus_phase=np.pi * self.geometry.wavelength * phase,
+            defocus=self.geometry.defocus,
+            detector=detector,
+        )
+
+    def run(self, n_iterations, *, probe=None, patterns=None, detector=None, model=None, **options):
+        probe = self.probe[None] if probe is None else probe
+        return reconstruct(
+            patterns or self.patterns, self.placement, probe, n_iterations=n_iterations,
+            model=model or self.model(**(detector or {})), **options,
+        )  # fmt: skip
+
+    def experiment(self, **changes):
+        return Experiment(self.data, replace(self.geometry, **changes))
+
+
+@pytest.fixture(scope="session")
+def measure():
+    """`Measurement`: a simulated scan of an object that is known."""
+    return Measurement

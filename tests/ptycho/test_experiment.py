@@ -226,3 +226,52 @@ class TestFit:
         # a beam centre that is not the true one puts a ramp on the object
         unaware = fit(Experiment(simulate(beam), geometry()))
         assert unaware.errors[-1] > 1.1 * result.errors[-1]
+
+
+class TestDetector:
+    @pytest.fixture
+    def hot(self, experiment):
+        """Some pixels that count much too much, and the mask that knows of them."""
+        mask = np.ones(DETECTOR, bool)
+        mask[14, 18:21] = mask[3, 5] = mask[:, 33] = False
+        counts = np.where(mask, experiment.counts, 60000).astype(np.uint16)
+        return Experiment(counts, geometry(), mask)
+
+    def test_unused_pixels_are_no_part_of_anything(self, experiment, hot):
+        used = np.where(hot.mask, experiment.counts, 0)
+        np.testing.assert_array_equal(hot.totals, used.sum((1, 2)))
+        assert hot.patterns().mean_total == pytest.approx(used.sum((1, 2)).mean())
+        part = hot.cropped_patterns("none", (20, 24))
+        assert part.counts.max() <= experiment.counts.max()
+        dead = Experiment(used.astype(np.uint16), geometry(), hot.mask)
+        np.testing.assert_array_equal(fit(hot).object, fit(dead).object)
+        assert similarity(fit(hot).object, fit(experiment).object) > 0.95
+        unaware = Experiment(hot.counts, geometry())
+        assert similarity(fit(unaware).object, fit(experiment).object) < 0.7
+
+    def test_mean_pattern(self, experiment, hot):
+        """That of which the aperture is made: gaps are closed, the background is off."""
+        expected = experiment.mean_pattern
+        np.testing.assert_allclose(expected, experiment.counts.mean(0))
+        found = hot.mean_pattern
+        np.testing.assert_array_equal(found[hot.mask], expected[hot.mask])
+        assert abs(found[14, 19] - expected[14, 19]) < 0.3 * expected[14, 19]
+        lifted = Experiment(experiment.counts + np.uint16(7), geometry(), background=7.0)
+        np.testing.assert_allclose(lifted.mean_pattern, expected, atol=1e-9)
+
+    def test_a_part_of_the_counts_has_a_part_of_the_background(self, hot):
+        hot.background = 4.0
+        half = hot.with_counts(np.where(hot.mask, hot.counts // 2, 12345).astype(np.uint16))
+        assert half.background == pytest.approx(2.0, rel=0.05)
+        assert half.mask is hot.mask
+
+    def test_saturation(self, experiment, hot):
+        assert experiment.saturation == np.inf
+        eight = Experiment(np.minimum(experiment.counts, 255).astype(np.uint8), geometry())
+        assert eight.saturation == 255
+        hot.counts = np.where(hot.mask, hot.counts, 65535).astype(np.uint16)
+        assert hot.saturation == np.inf
+        assert Experiment(hot.counts, geometry()).saturation == 65535
+        model = eight.model(eight.complete({"saturation": 99}))
+        assert model.detector["saturation"] == 99
+        assert eight.model(eight.complete({})).detector["saturation"] == 255

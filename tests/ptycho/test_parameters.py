@@ -14,7 +14,13 @@ from hs_autoptycho.ptycho.parameters import (
 def test_the_names_of_the_interface_are_there():
     names = """beam_energy convergence_angle scan_step scan_rotation scan_scale scan_shear
     scan_aspect detector_flip defocus C12a C12b C21a C21b C23a C23b C30 n_probe_modes batch_size
-    step_object step_probe""".split()
+    step_object step_probe n_slices thickness tilt_x tilt_y source_size focal_spread
+    n_variable_modes object_type noise_model batch_selection momentum probe_start
+    position_correction_start grid_correction_start defocus_correction_start
+    thickness_correction_start tilt_correction_start intensity_correction_start
+    regularization_depth regularization_positivity regularization_tv regularization_bandwidth
+    regularization_probe_support coarse_iterations early_stopping detector_blur
+    saturation""".split()
     assert set(names) <= set(PARAMETERS)
     assert all(name == parameter.name for name, parameter in PARAMETERS.items())
 

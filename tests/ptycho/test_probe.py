@@ -168,8 +168,8 @@ class TestModes:
         assert modes.shape == (n_modes, *SHAPE)
         flat = modes.reshape(n_modes, -1)
         overlaps = flat.conj() @ flat.T
-        shares = np.full(n_modes, 0.02)
-        shares[0] = 1 - 0.02 * (n_modes - 1)
+        shares = np.full(n_modes, 0.15 / max(1, n_modes - 1))
+        shares[0] = 0.85 if n_modes > 1 else 1
         np.testing.assert_allclose(overlaps, np.diag(9 * shares), atol=1e-9)
         # the first is the probe itself
         assert np.abs(np.vdot(modes[0], probe)) == pytest.approx(9 * np.sqrt(shares[0]))

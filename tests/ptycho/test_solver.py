@@ -8,10 +8,12 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from hs_autoptycho.ptycho.batches import default_batch_size
+from hs_autoptycho.ptycho.corrections import Starts
 from hs_autoptycho.ptycho.patterns import Patterns, split_counts
 from hs_autoptycho.ptycho.positions import place, scan_positions
 from hs_autoptycho.ptycho.probe import make_modes
-from hs_autoptycho.ptycho.solver import held_out_deviance, reconstruct
+from hs_autoptycho.ptycho.propagation import Propagation
+from hs_autoptycho.ptycho.solver import Model, held_out_deviance, reconstruct
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -103,11 +105,18 @@ def guess():
 
 
 METHODS = {
-    "amplitude": {"algorithm": "lsq-ml", "noise_model": "amplitude"},
-    "poisson": {"algorithm": "lsq-ml", "noise_model": "poisson"},
-    "epie": {"algorithm": "epie", "step_object": 0.3, "step_probe": 0.3},
+    f"{algorithm}, {noise_model}": {"algorithm": algorithm, "noise_model": noise_model, **steps}
+    for algorithm, steps in (
+        ("lsq-ml", {}),
+        ("gradient", {}),
+        ("epie", {"step_object": 0.3, "step_probe": 0.3}),
+        ("rpie", {"step_object": 0.3, "step_probe": 0.3}),
+    )
+    for noise_model in ("amplitude", "poisson")
 }
 methods = pytest.mark.parametrize("method", METHODS)
+# where the noise model is of no account
+algorithms = pytest.mark.parametrize("method", [m for m in METHODS if m.endswith("amplitude")])
 
 
 class TestRecovery:
@@ -134,8 +143,8 @@ class TestRecovery:
         errors = result.errors
         assert errors.shape == (40,) and np.all(errors > 0)
         assert errors[-1] < 0.5 * errors[0]
-        # nearly always: a pass sees the batches in a new order
-        assert np.mean(np.diff(errors) < 0) > 0.8
+        # nearly always: a pass sees the batches in a new order, and the engines never settle
+        assert np.mean(np.diff(errors) < 0) > (0.6 if "pie" in method else 0.8)
         assert errors[-1] < 1.1 * errors.min()
 
     @methods
@@ -144,7 +153,7 @@ class TestRecovery:
         result, _ = scan.run(n_iterations=60, **METHODS[method])
         counts = scan.data.sum((1, 2)).mean()
         lit = (scan.data.mean(0) > 3).sum()
-        assert 0.4 < result.errors[-1] * counts / (lit / 4) < (4 if method == "epie" else 3)
+        assert 0.4 < result.errors[-1] * counts / (lit / 4) < (4 if "pie" in method else 3)
 
     def test_without_noise(self):
         scan = Scan(aberrated_probe(100.0), 1.2)
@@ -197,16 +206,19 @@ class TestMixedState:
         modes = np.stack([0.8 * first, 0.6 * second / np.linalg.norm(second)])
         return Scan(modes, 1.2)
 
-    @methods
+    @algorithms
     def test_two_modes_fit_better(self, mixed, method):
         coherent = aberrated_probe(100.0)
         starts = {"one": coherent[None], "two": make_modes(coherent, 2), "true": mixed.probes}
         results = {
-            name: mixed.run(probe=probe, n_iterations=60, **METHODS[method])[0]
+            # a step for all positions at once is only one: a weak mode needs more of them
+            name: mixed.run(
+                probe=probe, n_iterations=200 if "grad" in method else 60, **METHODS[method]
+            )[0]
             for name, probe in starts.items()
         }
         errors = {name: result.errors[-1] for name, result in results.items()}
-        assert errors["two"] < 0.8 * errors["one"]
+        assert errors["two"] < (0.9 if "grad" in method else 0.8) * errors["one"]
         assert errors["true"] < 0.5 * errors["one"]
         for name, result in results.items():
             assert result.probe.shape == (len(starts[name]), *WINDOW)
@@ -260,6 +272,40 @@ class TestReproducible:
             results.append(scan.run(probe=probes, n_iterations=4, **METHODS[method])[0])
         for name in ("object", "probe", "errors"):
             np.testing.assert_array_equal(*(getattr(result, name) for result in results))
+
+    @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="only one thread here")
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"starts": Starts(positions=0)},
+            {"starts": Starts(positions=1), "n_variable_modes": 2},
+            {"n_variable_modes": 2},
+            {"slices": 3},
+            {"slices": 2, "starts": Starts(positions=0, grid=0, thickness=0, tilt=1)},
+            {"slices": 2, "algorithm": "gradient"},
+            {"momentum": 0.5, "batch_selection": "compact"},
+            {"starts": Starts(brightness=0), "patience": 2},
+        ],
+        ids=str,
+    )
+    def test_any_number_of_threads_with(self, scan, guess, options):
+        options = dict(options)
+        n_slices = options.pop("slices", 1)
+        propagation = Propagation.even(n_slices, 30.0 * n_slices, WAVELENGTH, PIXEL)
+        model = Model(propagation=propagation if n_slices > 1 else None, pixel_size=PIXEL)
+        probes = np.concatenate([guess, 0.2 * np.roll(guess, 3, 2), 0.1 * np.roll(guess, 3, 1)])
+        results = []
+        for threads in (1, 2):
+            numba.set_num_threads(threads)
+            results.append(scan.run(probe=probes, n_iterations=4, model=model, **options)[0])
+        names = ["object", "probe", "errors"]
+        names += ["variable_modes", "coefficients"] * ("n_variable_modes" in options)
+        for name in names:
+            np.testing.assert_array_equal(*(getattr(result, name) for result in results))
+        for one, other in zip(*(result.placement for result in results), strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert results[0].corrected == results[1].corrected
+        assert results[0].history == results[1].history
 
     @methods
     def test_seed(self, scan, guess, method):

@@ -1,0 +1,159 @@
+"""The scan's grid from the patterns: rotation, scale, aspect and shear, by their gradient.
+
+An object that is fitted to a wrong grid hides nearly all of the misfit, and moved positions find an
+object that wants them back. The gradient is therefore taken with the object distorted together with
+the grid, so that every patch stays where its position goes: what is left is the patch's own
+rotation or stretch, which no object can make good. It is compared with its own standard error
+over the positions, and a parameter moves only when it has to; how far, secants tell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.stats import poisson
+
+from hs_autoptycho.ptycho import curvature
+from hs_autoptycho.ptycho.curvature import amplitudes, derivative
+from hs_autoptycho.ptycho.state import State
+
+# Generators of the linear distortions of the scan grid: rotation, scale, aspect, shear.
+DISTORTIONS = np.array(
+    [[[0, -1], [1, 0]], [[1, 0], [0, 1]], [[1, 0], [0, -1]], [[0, 1], [1, 0]]], float
+)
+# A gradient of so many standard errors is a reason to move.
+SIGNIFICANT = 4.0
+# The object hides the misfit more or less; the first step assumes so many times what is seen.
+HIDDEN = 100.0
+# Longest first step of a parameter, longest of all, and one that is not worth while.
+FIRST_STEP, LONGEST_STEP, SHORTEST_STEP = 0.02, 0.06, 3e-4
+# By how much the grid is distorted for a numerical derivative: a fraction of a pixel at its rim.
+TRIAL = 0.003
+# Positions whose patterns are predicted; more would not tell much more.
+SAMPLE = 2048
+
+
+@dataclass
+class Secants:
+    """The zero of a falling function of one variable, from noisy values at a place after the other."""
+
+    first: float = FIRST_STEP
+    places: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def step(self, place: float, value: float) -> float:
+        """How far to go from a place with this value."""
+        self.places.append(place)
+        self.values.append(value)
+        above = [(x, v) for x, v in zip(self.places, self.values, strict=True) if v > 0]
+        below = [(x, v) for x, v in zip(self.places, self.values, strict=True) if v <= 0]
+        step = np.copysign(min(self.first, HIDDEN * abs(value)), value)
+        if above and below:  # the last one on either side
+            (x, v), (y, w) = above[-1], below[-1]
+        elif len(self.places) > 1:
+            (x, v), (y, w) = zip(self.places[-2:], self.values[-2:], strict=True)
+        else:
+            return float(step)
+        if (v - w) * (y - x) > 0:
+            step = x + v * (y - x) / (v - w) - place
+        elif not (above and below):
+            step = 2 * step
+        step = float(np.clip(step, -LONGEST_STEP, LONGEST_STEP))
+        if abs(step) < SHORTEST_STEP:
+            # the value says that this is not the zero: those that were measured while the object
+            # still remembered another place mislead, and a new search begins with a shorter step
+            self.first = max(self.first / 6, SHORTEST_STEP)
+            self.places, self.values = self.places[-1:], self.values[-1:]
+            step = float(np.copysign(self.first, value))
+        return step
+
+
+class GridSearch:
+    """Measures how the grid has to be distorted.
+
+    Parameters
+    ----------
+    random_state
+        Seed of the sample of positions.
+    """
+
+    def __init__(self, random_state: int = 0):
+        self._generator = np.random.default_rng(random_state)
+        self._places = np.zeros(len(DISTORTIONS))
+        self._secants = [Secants() for _ in DISTORTIONS]
+        self.finished = False
+
+    def measure(self, state: State, along_scale=None) -> tuple[np.ndarray, np.ndarray]:
+        """Gradient by each of `DISTORTIONS` over the curvature, and its standard error.
+
+        Parameters
+        ----------
+        state
+            Is left alone.
+        along_scale
+            Change of a state that goes with a scale: of the defocus.
+        """
+        count = len(state.positions)
+        indices = np.arange(count)
+        if count > SAMPLE:
+            indices = np.sort(self._generator.choice(indices, SAMPLE, replace=False))
+        residual = misfit(state, indices)
+        steps, errors = [], []
+        for i, generator in enumerate(DISTORTIONS):
+            change = curvature.distortion(generator)
+            if i == 1 and along_scale is not None:
+                change = _both(change, along_scale)
+            slope = derivative(state, indices, change, TRIAL)
+            parts = (residual * slope).sum(1)
+            square = (slope**2).sum()
+            steps.append(parts.sum() / square)
+            errors.append(parts.std() * np.sqrt(len(parts)) / square)
+        return np.array(steps), np.array(errors)
+
+    def __call__(self, state: State, along_scale=None) -> np.ndarray:
+        """How far to go along each of `DISTORTIONS`; all 0 when the grid is right."""
+        newton, errors = self.measure(state, along_scale)
+        significant = np.abs(newton) > SIGNIFICANT * errors
+        steps = np.zeros(len(DISTORTIONS))
+        for i in np.flatnonzero(significant):
+            steps[i] = self._secants[i].step(self._places[i], newton[i])
+        self._places += steps
+        self.finished = not steps.any()
+        return steps
+
+
+def misfit(state: State, indices: np.ndarray) -> np.ndarray:
+    """√I_measured less its expectation, those of unused pixels 0: (indices, pixels).
+
+    Of counts the mean of √n is less than √μ where they are few. Without regard to that, a model
+    that scatters less to dark pixels would seem the better one: the scale would be wrong.
+    """
+    detector = state.detector
+    types = (np.uint8, np.uint16, np.uint32, np.float32)
+    counts = detector.counts[indices].view(types[detector.code])
+    expected = amplitudes(state, indices)
+    if detector.poisson:
+        expected = mean_root(expected**2 / detector.scale) * np.sqrt(detector.scale)
+    return (np.sqrt(counts * detector.scale) - expected) * detector.mask
+
+
+def mean_root(mean: np.ndarray) -> np.ndarray:
+    """Mean of √n for Poisson numbers n of given means."""
+    few = np.interp(mean, _MEANS, _MEAN_ROOTS)
+    many = np.maximum(mean, 1.0)
+    series = np.sqrt(many) * (1 - 1 / (8 * many) - 7 / (128 * many**2))
+    return np.where(mean < _MEANS[-1], few, series)
+
+
+# exact values to interpolate between, up to where the series in 1/mean is good to 1e-5
+_MEANS = np.concatenate([np.linspace(0, 2, 401), np.linspace(2, 30, 561)[1:]])
+_MEAN_ROOTS = (poisson.pmf(np.arange(100), _MEANS[:, None]) * np.sqrt(np.arange(100))).sum(1)
+
+
+def _both(first, second):
+    def change(state: State, amount: float) -> None:
+        first(state, amount)
+        second(state, amount)
+
+    return change
