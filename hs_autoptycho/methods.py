@@ -144,14 +144,16 @@ def reconstruct_ptycho(
     momentum
         Part of the last step that is taken again, for ``"lsq-ml"``. Default: 0.
     probe_start
-        Iterations before the probe is refined. Default: 0, but 30 after the start of a correction
-        of grid, defocus or thickness, which a free probe would hide.
+        Iterations before the probe is refined. Default: 0, but 36 after the start of a correction
+        of defocus or thickness, which a free probe would hide.
     position_correction_start, grid_correction_start, defocus_correction_start, \
 thickness_correction_start, tilt_correction_start, intensity_correction_start
         Iterations before each correction begins; 0 corrects from the start on. Default: never.
         Single positions; the scan grid as a whole (rotation, scale, shear, aspect); the defocus
         (while the probe is held); the thickness and tilt of several slices; the beam's intensity at
-        each position. The corrected values are in the result's ``parameters``.
+        each position. Grid and thickness are searched for with new objects of six iterations each,
+        up to eight of them, and other corrections wait for the grid: leave 30 iterations after
+        them. The corrected values are in the result's ``parameters``.
     regularization_depth
         β of the filter on what neighbouring slices differ in and no measurement can tell [4]_.
     regularization_positivity

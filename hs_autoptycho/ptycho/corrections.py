@@ -5,7 +5,8 @@ Everything here follows from derivatives that the kernels take on the way
 the change of a parameter p that explains χ best. The object adapts to a wrong parameter and hides
 most of the misfit, more or less of it from case to case, so that such steps are far too short. They
 are lengthened by a gain that grows as long as they keep their direction and shrinks when they turn
-round: no step length has to be known.
+round: no step length has to be known. The scan's grid has a search of its own
+(:mod:`.grid_search`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hs_autoptycho.ptycho.fft import from_planes, spectrum_to_planes, to_planes
+from hs_autoptycho.ptycho import curvature, grid_search
+from hs_autoptycho.ptycho.fft import spectrum_to_planes
 from hs_autoptycho.ptycho.kernels import Gradients
-from hs_autoptycho.ptycho.resampling import warp_object
 from hs_autoptycho.ptycho.state import Batch, State
 
 # Positions move by at most this many pixels at a time: the derivative holds for small shifts.
@@ -26,16 +27,11 @@ FIRST_COMMON_GAIN, LARGEST_COMMON_GAIN = 10.0, 3000.0
 # Part of the way that the secant method foresees: the object goes on adapting after a step.
 SECANT = 0.5
 
-# Generators of the linear distortions of the scan grid: rotation, scale, aspect, shear.
-DISTORTIONS = np.array(
-    [[[0, -1], [1, 0]], [[1, 0], [0, 1]], [[1, 0], [0, -1]], [[0, 1], [1, 0]]], float
-)
 # The thickness is searched for with objects that start anew: so many passes each, of which the last
 # ones are used, and so many objects at most.
 THICKNESS_PASSES, THICKNESS_USED, THICKNESS_OBJECTS = 6, 3, 6
-# By how much a parameter changes at most in a pass: distortions and the thickness by parts of
-# themselves, the defocus in Å, tilts in mrad.
-LARGEST_STEPS = {"grid": 0.02, "defocus": 50.0, "tilt": 5.0}
+# By how much the defocus (Å) and the tilts (mrad) change at most in a pass.
+LARGEST_STEPS = (50.0, 5.0, 5.0)
 
 
 @dataclass
@@ -166,8 +162,6 @@ class Corrections:
         pixel_size: tuple[float, float] = (1.0, 1.0),
     ):
         self._state, self._starts = state, starts
-        size = np.array(pixel_size, float)
-        self._generators = DISTORTIONS * size / size[:, None]
         self._phase, self._defocus = defocus_phase, float(defocus)
         self._grid = state.positions - state.placement.origin  # as given, in pixels
         self._offsets = np.zeros_like(state.positions)
@@ -175,12 +169,12 @@ class Corrections:
         self._thickness = 1.0
         self._search = SecantSearch(first=0.1, largest=0.2, tolerance=0.01)
         self._seen: list[float] = []
-        self._was_held = False
+        self._grid_search = grid_search.GridSearch(pixel_size)
+        self._passes = 0  # over the present object
+        self._first_probe = state.probe
         self._gain = FIRST_GAIN
         self._last_shifts: np.ndarray | None = None
-        largest = [LARGEST_STEPS["grid"]] * 4
-        largest += [LARGEST_STEPS[name] for name in ("defocus", "tilt", "tilt")]
-        self._steps = GrowingSteps(np.array(largest))
+        self._steps = GrowingSteps(np.array(LARGEST_STEPS))
 
     @property
     def matrix(self) -> np.ndarray:
@@ -205,6 +199,8 @@ class Corrections:
             name: active(name, iteration)
             for name in ("positions", "grid", "defocus", "thickness", "tilt", "brightness")
         }
+        if self._on["grid"] and not self._grid_search.finished:
+            self._on.update(positions=False, thickness=False)  # first things first
         self._on["thickness"] &= not self._search.finished
         if (self._on["positions"] or self._on["grid"]) and not state.own:
             state.move(state.positions)
@@ -230,7 +226,7 @@ class Corrections:
                 moved = state.positions.copy()
                 moved[batch.indices] += step
                 state.move(moved)
-        if self._on["defocus"] or self._on["grid"]:
+        if self._on["defocus"]:
             self._probe_gradient += gradients.probes[:, : state.n_modes].sum(0)
         if state.passing:
             self._propagation += gradients.propagation.sum(0)
@@ -240,61 +236,81 @@ class Corrections:
             brightness = state.brightness[batch.indices] * np.clip(factor, 0.8, 1.25)
             state.brightness[batch.indices] = np.clip(brightness, 0.05, 20)
 
-    def end_pass(self, *, probe_held: bool) -> bool:
+    def end_pass(self, *, probe_held: bool, remaining: int) -> bool:
         """Correct what all positions have in common.
 
         Parameters
         ----------
         probe_held
             A probe that is refined pixel by pixel takes care of its own defocus.
+        remaining
+            Passes that are still to come: a new object needs some.
 
         Returns
         -------
         Whether the object starts anew.
         """
         state = self._state
+        self._passes += 1
         if self._on["brightness"]:
             state.brightness /= state.brightness.mean()
-        self._was_held |= probe_held
-        newton = np.zeros(7)
-        if self._on["grid"]:
-            centred = state.positions - state.positions.mean(0)
-            for i, generator in enumerate(self._generators):
-                along = centred @ generator.T
-                newton[i] = (self._shifts * along).sum() / (along**2).sum()
-            if self._was_held and not probe_held:
-                # a probe refined pixel by pixel hides a scale nearly as well as the object does:
-                # what was found with a probe of known shape is better
-                newton[1] = 0.0
-        if (self._on["defocus"] or self._on["grid"]) and self._phase is not None and probe_held:
-            defocus, curvature = self._newton_defocus()
-            if self._on["grid"]:
-                # a scale takes the defocus with it, and so its share of the misfit
-                ratio = self._defocus * curvature / self._scale_curvature()
-                newton[1] += ratio * defocus
-                newton[1] /= 1 + self._defocus * ratio
-            if self._on["defocus"]:
-                newton[4] = defocus
+        newton = np.zeros(3)
+        if self._on["defocus"] and self._phase is not None and probe_held:
+            newton[0] = self._newton_defocus()
         if state.passing:
             terms = self._propagation / self._propagation_curvature()
-            newton[5:] = terms[1:] * self._on["tilt"]
+            newton[1:] = terms[1:] * self._on["tilt"]
             self._seen.append(float(terms[0]))
         steps = self._steps(newton)
         if self._on["positions"]:
             self._adapt_gain()
-        if self._on["grid"]:
-            self._distort(np.eye(2) + np.tensordot(steps[:4], self._generators, 1))
-        if self._on["positions"] or self._on["grid"]:
             self._settle_positions()
-        defocus = steps[4] + (self._defocus * steps[1] if self._phase is not None else 0.0)
-        if defocus:
-            self._defocus += defocus
-            turned = np.fft.fft2(state.probe) * np.exp(1j * defocus * self._phase)
-            state.probe = np.fft.ifft2(turned)
-        if np.any(steps[5:]):
-            tilt = np.array(state.propagation.tilt) + steps[5:]
+        if steps[0]:
+            state.probe = self._defocused(state.probe, steps[0])
+            self._first_probe = self._defocused(self._first_probe, steps[0])
+            self._defocus += steps[0]
+        if np.any(steps[1:]):
+            tilt = np.array(state.propagation.tilt) + steps[1:]
             state.propagate(state.propagation.tilted(tuple(tilt)))
-        return self._on["thickness"] and self._search_thickness()
+        anew = False
+        if self._on["grid"] and not self._grid_search.finished:
+            if remaining < 2 * grid_search.PASSES:
+                self._grid_search.finished = True
+            elif self._passes >= grid_search.PASSES:
+                anew = self._search_grid()
+        elif self._on["thickness"] and remaining >= 2 * THICKNESS_PASSES:
+            anew = self._search_thickness()
+        if anew:
+            state.object[:, 0], state.object[:, 1] = 1, 0
+            self._passes = 0
+        return anew
+
+    def _defocused(self, probe: np.ndarray, defocus: float) -> np.ndarray:
+        """A probe with another defocus, by Å."""
+        return np.fft.ifft2(np.fft.fft2(probe) * np.exp(1j * defocus * self._phase))
+
+    def _search_grid(self) -> bool:
+        """Look whether the grid is right, or else change it: whether it was changed."""
+        state, along = self._state, None
+        if self._phase is not None:
+            # a scale takes the defocus with it: the probe is as much wider as the steps are longer
+            refocus, defocus = curvature.defocus(self._phase), self._defocus
+
+            def along(trial: State, amount: float) -> None:
+                refocus(trial, amount * defocus)
+
+        matrix, scale = self._grid_search(state, along)
+        if np.array_equal(matrix, np.eye(2)):
+            return False
+        center = state.positions.mean(0)
+        self._matrix = matrix @ self._matrix
+        self._offsets = self._offsets @ matrix.T
+        state.move(center + (state.positions - center) @ matrix.T)
+        if self._phase is not None:
+            self._first_probe = self._defocused(self._first_probe, scale * self._defocus)
+            self._defocus *= 1 + scale
+        state.probe = self._first_probe
+        return True
 
     def _search_thickness(self) -> bool:
         """Every few passes another thickness, and a new object: whether it is time for that.
@@ -310,24 +326,17 @@ class Corrections:
         self._search.finished |= len(self._search.known) >= THICKNESS_OBJECTS
         self._thickness *= factor
         self._state.propagate(self._state.propagation.scaled(factor))
-        self._state.object[:, 0], self._state.object[:, 1] = 1, 0
         return True
 
-    def _scale_curvature(self) -> float:
-        """‖∂ψ/∂s‖² of a scale of the grid, over all positions."""
-        centred = self._state.positions - self._state.positions.mean(0)
-        return float(np.einsum("ji,ik,jk->", centred, shift_curvature(self._state), centred))
-
-    def _newton_defocus(self) -> tuple[float, float]:
-        """Å of defocus that the probe's gradient asks for, and ‖∂ψ/∂p‖² over all positions."""
+    def _newton_defocus(self) -> float:
+        """Å of defocus that the probe's gradient asks for."""
         state = self._state
         spectra = np.fft.fft2(state.probe)
         power = np.abs(spectra) ** 2
         phase = self._phase - (self._phase * power).sum() / power.sum()
         derivative = spectrum_to_planes(1j * phase * spectra, state.plan).astype(np.float64)
         length = len(state.positions) * np.vdot(derivative, derivative)
-        newton = np.vdot(derivative, self._probe_gradient) / length
-        return float(newton), float(length) / power[0].size
+        return float(np.vdot(derivative, self._probe_gradient) / length)
 
     def _propagation_curvature(self) -> np.ndarray:
         """‖∂ψ/∂p‖² of thickness and tilts over all positions, as for an empty specimen."""
@@ -347,25 +356,10 @@ class Corrections:
         agreement = (last * self._shifts).sum() / lengths if lengths > 0 else 0.0
         self._gain = float(np.clip(self._gain * np.exp(0.7 * (agreement - 0.3)), 0.5, LARGEST_GAIN))
 
-    def _distort(self, matrix: np.ndarray) -> None:
-        """Distort the scan's grid, and the object with it.
-
-        The object follows so that every patch stays where its position goes; what does not fit
-        then is the patch's own rotation or scale, which is what the data can tell.
-        """
-        state = self._state
-        center = state.positions.mean(0)
-        object_ = from_planes(state.object.reshape(len(state.object), -1), state.object.shape[2:])
-        warped = warp_object(object_, matrix, tuple(center))
-        state.object[:] = to_planes(warped).reshape(state.object.shape)
-        self._matrix = matrix @ self._matrix
-        self._offsets = self._offsets @ matrix.T
-        state.move(center + (state.positions - center) @ matrix.T)
-
     def _settle_positions(self) -> None:
-        """Take out what the data cannot tell: a common shift; with the grid also its distortion."""
+        """Take out a common shift, which no data tell; of a corrected grid, its distortion."""
         offsets = self._offsets - self._offsets.mean(0)
-        if self._on["grid"] and self._on["positions"]:
+        if self._on["grid"]:
             centred = self._grid - self._grid.mean(0)
             linear = np.linalg.lstsq(centred, offsets, rcond=None)[0]
             offsets = offsets - centred @ linear

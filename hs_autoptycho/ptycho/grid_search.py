@@ -4,7 +4,9 @@ An object that is fitted to a wrong grid hides nearly all of the misfit, and mov
 object that wants them back. The gradient is therefore taken with the object distorted together with
 the grid, so that every patch stays where its position goes: what is left is the patch's own
 rotation or stretch, which no object can make good. It is compared with its own standard error
-over the positions, and a parameter moves only when it has to; how far, secants tell.
+over the positions, and a parameter moves only when it has to; how far, secants tell. Then a new
+object and the initial probe begin on the new grid: adapted ones would remember the old one for
+dozens of passes.
 """
 
 from __future__ import annotations
@@ -22,21 +24,23 @@ from hs_autoptycho.ptycho.state import State
 DISTORTIONS = np.array(
     [[[0, -1], [1, 0]], [[1, 0], [0, 1]], [[1, 0], [0, -1]], [[0, 1], [1, 0]]], float
 )
-# A gradient of so many standard errors is a reason to move.
-SIGNIFICANT = 4.0
+# A gradient of so many standard errors is a reason to move, at first and after the first step.
+SIGNIFICANT, WORTHWHILE = 5.0, 1.5
+# Passes over a new object before the gradient is taken, and objects at most.
+PASSES, OBJECTS = 6, 8
 # The object hides the misfit more or less; the first step assumes so many times what is seen.
 HIDDEN = 100.0
 # Longest first step of a parameter, longest of all, and one that is not worth while.
 FIRST_STEP, LONGEST_STEP, SHORTEST_STEP = 0.02, 0.06, 3e-4
-# By how much the grid is distorted for a numerical derivative: a fraction of a pixel at its rim.
-TRIAL = 0.003
+# By how many pixels at its rim the grid is distorted for a numerical derivative.
+TRIAL = 0.7
 # Positions whose patterns are predicted; more would not tell much more.
 SAMPLE = 2048
 
 
 @dataclass
 class Secants:
-    """The zero of a falling function of one variable, from noisy values at a place after the other."""
+    """The zero of a falling function of one variable, from a noisy value after the other."""
 
     first: float = FIRST_STEP
     places: list[float] = field(default_factory=list)
@@ -74,14 +78,19 @@ class GridSearch:
 
     Parameters
     ----------
+    pixel_size
+        Of the object, (rows, columns) in any unit: a rotation is one in the specimen.
     random_state
         Seed of the sample of positions.
     """
 
-    def __init__(self, random_state: int = 0):
+    def __init__(self, pixel_size: tuple[float, float] = (1.0, 1.0), random_state: int = 0):
+        size = np.array(pixel_size, float)
         self._generator = np.random.default_rng(random_state)
+        self._generators = DISTORTIONS * size / size[:, None]
         self._places = np.zeros(len(DISTORTIONS))
         self._secants = [Secants() for _ in DISTORTIONS]
+        self.objects = 0
         self.finished = False
 
     def measure(self, state: State, along_scale=None) -> tuple[np.ndarray, np.ndarray]:
@@ -99,28 +108,34 @@ class GridSearch:
         if count > SAMPLE:
             indices = np.sort(self._generator.choice(indices, SAMPLE, replace=False))
         residual = misfit(state, indices)
+        trial = TRIAL / np.abs(state.positions - state.positions.mean(0)).max()
         steps, errors = [], []
-        for i, generator in enumerate(DISTORTIONS):
+        for i, generator in enumerate(self._generators):
             change = curvature.distortion(generator)
             if i == 1 and along_scale is not None:
                 change = _both(change, along_scale)
-            slope = derivative(state, indices, change, TRIAL)
+            slope = derivative(state, indices, change, trial)
             parts = (residual * slope).sum(1)
             square = (slope**2).sum()
             steps.append(parts.sum() / square)
             errors.append(parts.std() * np.sqrt(len(parts)) / square)
         return np.array(steps), np.array(errors)
 
-    def __call__(self, state: State, along_scale=None) -> np.ndarray:
-        """How far to go along each of `DISTORTIONS`; all 0 when the grid is right."""
+    def __call__(self, state: State, along_scale=None) -> tuple[np.ndarray, float]:
+        """The distortion (2, 2) that the positions need, and its part that is a scale.
+
+        When none is needed any more the search is `finished`.
+        """
         newton, errors = self.measure(state, along_scale)
-        significant = np.abs(newton) > SIGNIFICANT * errors
+        moved = np.array([len(secants.places) > 0 for secants in self._secants])
+        wanted = np.abs(newton) > np.where(moved, WORTHWHILE, SIGNIFICANT) * errors
         steps = np.zeros(len(DISTORTIONS))
-        for i in np.flatnonzero(significant):
+        for i in np.flatnonzero(wanted):
             steps[i] = self._secants[i].step(self._places[i], newton[i])
         self._places += steps
-        self.finished = not steps.any()
-        return steps
+        self.objects += 1
+        self.finished = self.objects >= OBJECTS or not steps.any()
+        return np.eye(2) + np.tensordot(steps, self._generators, 1), float(steps[1])
 
 
 def misfit(state: State, indices: np.ndarray) -> np.ndarray:

@@ -210,6 +210,7 @@ class _Run:
 
     def go(self, n_iterations: int, callback) -> None:
         first_error: float | None = None
+        self.n_iterations = n_iterations
         try:
             if self.held_out is not None:
                 self.held_out.hide(self.state)
@@ -266,7 +267,8 @@ class _Run:
             if settings.object_type == "phase":
                 kernels.keep_phase(state.object)
         state.settle_probe()
-        if self.corrections.end_pass(probe_held=held):
+        remaining = self.n_iterations - iteration
+        if self.corrections.end_pass(probe_held=held, remaining=remaining):
             self.update = UPDATES[settings.algorithm](settings)  # the object starts anew
         self._regularize(held)
         return error, first

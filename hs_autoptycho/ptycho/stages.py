@@ -18,14 +18,14 @@ from hs_autoptycho.ptycho.solver import Reconstruction, State, reconstruct
 if TYPE_CHECKING:
     from hs_autoptycho.ptycho.experiment import Experiment
 
-# A probe that is refined pixel by pixel adapts to a wrong grid, defocus or thickness, and then they
-# can hardly be told from it: it is held for so many passes after their correction began.
-HELD_WHILE_CORRECTING = 30
+# A probe that is refined pixel by pixel adapts to a wrong defocus or thickness, and then they can
+# hardly be told from it: it is held for so many passes after their correction began.
+HELD_WHILE_CORRECTING = 36
 
 
 def default_probe_start(values: Mapping[str, Any]) -> int:
     """Passes before the probe is refined, where nobody gave a number."""
-    starts = [values[f"{name}_correction_start"] for name in ("grid", "defocus", "thickness")]
+    starts = [values[f"{name}_correction_start"] for name in ("defocus", "thickness")]
     starts = [start for start in starts if start is not None]
     return max(starts) + HELD_WHILE_CORRECTING if starts else 0
 

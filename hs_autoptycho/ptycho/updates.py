@@ -23,7 +23,7 @@ SETTLING_WHILE_HELD = 180
 SETTLING_MODES = 720
 
 # Of the variable modes' steps, see `update_variable_modes`.
-VARIABLE_GAIN, VARIABLE_DAMPING = np.float32(3.0), 1e-3
+VARIABLE_GAIN, VARIABLE_DAMPING = np.float32(3.0), 0.05
 
 # Where less than this part of the largest illumination falls the object's steps are shortened.
 DAMPING = 0.1
@@ -92,6 +92,8 @@ def _line_search(
     kernels.line_search_terms(state.object, direction, windows, terms)
     oo, op, pp = terms.sum(0)
     o, p = object_product, probe_product
+    if not np.isfinite([oo, op, pp, o, p]).all():
+        return np.nan, np.nan  # diverged, which the error of the next batch tells
     alone = o / oo if oo > 0 else 0.0
     if pp <= 0:
         return alone, 0.0
