@@ -140,7 +140,7 @@ def jitter(seed):
 def rotation(by):
     def measure(seed):
         scan = Scan(seed)
-        scan.reconstruct(40, rotation=by, starts=Starts(grid=3, defocus=3), probe_start=40)
+        scan.reconstruct(60, rotation=by, starts=Starts(grid=0))
         return scan.distortion()[0]
 
     return measure
@@ -148,15 +148,14 @@ def rotation(by):
 
 def both(seed):
     scan = Scan(seed, jitter=0.18)
-    starts = Starts(grid=3, defocus=3, positions=20)
-    scan.reconstruct(60, rotation=2.0, starts=starts, probe_start=40)
+    scan.reconstruct(80, rotation=2.0, starts=Starts(grid=0, positions=0))
     return scan.distortion()[0], scan.jitter_left()
 
 
 def scale(by):
     def measure(seed):
         scan = Scan(seed)
-        scan.reconstruct(80, scale=by, starts=Starts(grid=3, defocus=3), probe_start=60)
+        scan.reconstruct(60, scale=by, starts=Starts(grid=0))
         return scan.distortion()[1]
 
     return measure
@@ -197,11 +196,11 @@ def brightness(seed):
 
 RECOVERIES = [
     ("jitter, 20 % of the step", "0.18 Å", 20, "0.02 Å", jitter),
-    ("rotation", "2°", 40, "0.1°", rotation(2.0)),
-    ("rotation", "-5°", 40, "0.1°", rotation(-5.0)),
-    ("rotation and jitter", "2°, 0.18 Å", 60, "0.1°, 0.02 Å", both),
-    ("scale", "+2 %", 80, "0.2 %", scale(1.02)),
-    ("scale", "-2 %", 80, "0.2 %", scale(0.98)),
+    ("rotation", "2°", 60, "0.1°", rotation(2.0)),
+    ("rotation", "-5°", 60, "0.1°", rotation(-5.0)),
+    ("rotation and jitter", "2°, 0.18 Å", 80, "0.1°, 0.02 Å", both),
+    ("scale", "+2 %", 60, "0.2 %", scale(1.02)),
+    ("scale", "-2 %", 60, "0.2 %", scale(0.98)),
     ("defocus", "+100 Å", 30, "10 Å", defocus(100.0)),
     ("defocus", "-100 Å", 30, "10 Å", defocus(-100.0)),
     ("thickness, 100 Å", "+20 %", 40, "5 %", thickness(20, 1.2)),

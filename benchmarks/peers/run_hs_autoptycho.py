@@ -53,6 +53,7 @@ def main() -> None:
     model = solver.Model(propagation, pixel_size)
     engine_settings = Settings(
         batch_size=options.batch,
+        noise_model="poisson",  # the default of the signal method for counts
         starts=Starts(positions=0) if options.corrections else Starts(),
         **chosen,
     )

@@ -24,7 +24,7 @@ from hs_autoptycho.ptycho.probe import make_modes, orthogonalize
 from hs_autoptycho.ptycho.propagation import Propagation, propagator_derivatives, propagators
 
 # Adding up the groups' gradients may cost about this part of a batch's work.
-GROUP_COST = 0.15
+GROUP_COST = 0.18
 MOST_GROUPS = 64
 
 
@@ -39,8 +39,10 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
 def group_count(batch_size: int, window: tuple[int, int], object_shape: tuple[int, int]) -> int:
     """Into how many groups a batch is shared out: as many as do not cost too much to add up."""
     work = batch_size * window[0] * window[1]
-    affordable = GROUP_COST * work / (object_shape[0] * object_shape[1])
-    return int(max(1, min(MOST_GROUPS, max(2, affordable), batch_size)))
+    affordable = int(GROUP_COST * work / (object_shape[0] * object_shape[1]))
+    # numbers of threads are even: no group should be left over
+    even = affordable - affordable % (4 if affordable >= 4 else 2)
+    return max(1, min(MOST_GROUPS, max(2, even), batch_size))
 
 
 def make_space(plan: Plan, n_modes: int, n_slices: int, *, passing: bool, blur: bool):

@@ -22,8 +22,8 @@ SETTLING_WHILE_HELD = 180
 # share would stop it on the way. Those of several modes begin to shrink after so many updates.
 SETTLING_MODES = 720
 
-# Of the variable modes' steps, see `update_variable_modes`.
-VARIABLE_GAIN, VARIABLE_DAMPING = np.float32(3.0), 0.05
+# A variable mode that no position has yet must not take a step without a limit.
+VARIABLE_DAMPING = 0.05
 
 # Where less than this part of the largest illumination falls the object's steps are shortened.
 DAMPING = 0.1
@@ -279,9 +279,7 @@ def update_variable_modes(state: State, batch: Batch, gradients) -> None:
     """Let the probe's variable modes and each position's share of them follow the gradient.
 
     The first mode at position j is P + Σ c_jv V_v with real c. Both steps are the least-squares
-    ones for an object of modulus 1: Δc = Re⟨V O, χ⟩/‖V‖² and ΔV = Σ c_j conj(O) χ_j / Σ c_j², times
-    a gain: a mode that starts from nothing grows by a part of itself, and object and probe hide
-    most of what it is to explain.
+    ones for an object of modulus 1: Δc = Re⟨V O, χ⟩/‖V‖² and ΔV = Σ c_j conj(O) χ_j / Σ c_j².
 
     References
     ----------
@@ -293,8 +291,6 @@ def update_variable_modes(state: State, batch: Batch, gradients) -> None:
     coefficients = state.coefficients[batch.indices]
     squares = (coefficients.astype(float) ** 2).sum(0)
     gradient = gradients.probes[:, state.n_modes :].sum(0)
-    # a mode that no position has yet must not take a step without a limit
     limit = squares + VARIABLE_DAMPING * len(batch.indices)
-    modes += VARIABLE_GAIN * gradient / limit[:, None].astype(np.float32)
-    change = gradients.coefficients / np.maximum(powers, 1e-30)
-    state.coefficients[batch.indices] += VARIABLE_GAIN * change
+    modes += gradient / limit[:, None].astype(np.float32)
+    state.coefficients[batch.indices] += gradients.coefficients / np.maximum(powers, 1e-30)

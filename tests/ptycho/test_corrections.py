@@ -5,7 +5,7 @@ import pytest
 
 from hs_autoptycho.ptycho import corrections as module
 from hs_autoptycho.ptycho.corrections import Corrections, GrowingSteps, SecantSearch, Starts
-from hs_autoptycho.ptycho.fft import from_planes
+from hs_autoptycho.ptycho.grid_search import DISTORTIONS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -90,21 +90,6 @@ def corrections(make_scan):
 
 
 class TestGrid:
-    def test_positions_and_object_move_together(self, corrections):
-        state, made = corrections
-        center, old = state.positions.mean(0), state.positions - state.positions.mean(0)
-        rows, columns = np.indices(state.object.shape[2:])
-        mark = np.exp(-((rows - center[0] - 5) ** 2 + (columns - center[1] - 8) ** 2) / 8)
-        state.object[:, 0], state.object[:, 1] = 1 + mark, 0
-        matrix = np.eye(2) + 0.1 * module.DISTORTIONS[0] + 0.05 * module.DISTORTIONS[1]
-        made._distort(matrix)
-        np.testing.assert_allclose(state.positions - state.positions.mean(0), old @ matrix.T)
-        np.testing.assert_allclose(made.matrix, matrix)
-        seen = from_planes(state.object.reshape(2, -1), state.object.shape[2:])[0].real - 1
-        rows, columns = np.indices(seen.shape)
-        found = np.array([(seen * rows).sum(), (seen * columns).sum()]) / seen.sum()
-        np.testing.assert_allclose(found - state.positions.mean(0), matrix @ [5, 8], atol=0.05)
-
     def test_settled_offsets_have_neither_shift_nor_distortion(self, corrections):
         state, made = corrections
         offsets = np.random.default_rng(0).normal(size=state.positions.shape)
@@ -119,10 +104,44 @@ class TestGrid:
     def test_without_the_grid_its_distortion_stays_in_the_offsets(self, corrections):
         _, made = corrections
         made._on["grid"] = False
-        turned = (made._grid - made._grid.mean(0)) @ (0.01 * module.DISTORTIONS[0]).T
+        turned = (made._grid - made._grid.mean(0)) @ (0.01 * DISTORTIONS[0]).T
         made._offsets = turned.copy()
         made._settle_positions()
         np.testing.assert_allclose(made._offsets, turned, atol=1e-10)
+
+    def test_a_search_waits_for_its_passes_and_leaves_some(self, corrections):
+        state, made = corrections
+        asked = []
+
+        def search(*arguments):
+            asked.append(arguments)
+            return np.eye(2) + 0.01 * DISTORTIONS[1], 0.01
+
+        search.finished = False
+        made._grid_search = search
+        state.object[:, 0] = 2
+        first, defocus = made._first_probe.copy(), made._defocus
+        before = state.positions - state.positions.mean(0)
+        anew = []
+        for _ in range(6):
+            made.begin_pass(1)
+            assert not made._on["positions"]  # they wait for the grid
+            anew.append(made.end_pass(probe_held=False, remaining=40))
+        assert anew == [False] * 5 + [True] and len(asked) == 1
+        now = state.positions - state.positions.mean(0)
+        np.testing.assert_allclose(now, 1.01 * before, atol=1e-9)
+        np.testing.assert_allclose(made.matrix, 1.01 * np.eye(2))
+        assert made._defocus == pytest.approx(1.01 * defocus)
+        assert np.all(state.object[:, 0] == 1) and np.all(state.object[:, 1] == 0)
+        # the initial probe again, with the defocus that goes with the scale (phase 1 everywhere)
+        turned = first * np.exp(0.01j * defocus)
+        np.testing.assert_allclose(state.probe, turned, atol=1e-5 * np.abs(first).max())
+        # too few passes are left for another object
+        made.begin_pass(1)
+        assert not made.end_pass(probe_held=False, remaining=11)
+        assert made._grid_search.finished and len(asked) == 1
+        made.begin_pass(1)
+        assert made._on["positions"]
 
 
 def test_values(make_scan):

@@ -249,14 +249,14 @@ def all_values(**given):
 class TestProbeStart:
     def test_default(self, experiment):
         assert default_probe_start(all_values()) == 0
-        for name in ("position", "tilt", "intensity"):
+        for name in ("position", "grid", "tilt", "intensity"):
             assert default_probe_start(all_values(**{f"{name}_correction_start": 4})) == 0
-        for name in ("grid", "defocus", "thickness"):
-            assert default_probe_start(all_values(**{f"{name}_correction_start": 4})) == 34
-        assert experiment.complete({"defocus_correction_start": 0})["probe_start"] == 30
+        for name in ("defocus", "thickness"):
+            assert default_probe_start(all_values(**{f"{name}_correction_start": 4})) == 40
+        assert experiment.complete({"defocus_correction_start": 0})["probe_start"] == 36
 
     def test_a_given_one_wins(self, experiment):
-        given = {"grid_correction_start": 4, "probe_start": 0}
+        given = {"defocus_correction_start": 4, "probe_start": 0}
         assert experiment.complete(given)["probe_start"] == 0
 
 
