@@ -249,10 +249,10 @@ def test_saturated_counts_are_noted(scan, reference):
 
 def test_corrected_values_are_in_the_result(scan):
     result = run(
-        scan, 12, **SLICES, scan_scale=1.01, grid_correction_start=0, defocus_correction_start=0,
-        tilt_correction_start=0,
+        scan, 24, **SLICES, scan_rotation=17.0, grid_correction_start=0,
+        defocus_correction_start=0, tilt_correction_start=0,
     )  # fmt: skip
-    given = {"scan_rotation": 12, "scan_scale": 1.01, "defocus": 120, "tilt_x": 0, "tilt_y": 0}
+    given = {"scan_rotation": 17, "defocus": 120, "tilt_x": 0, "tilt_y": 0}
     for name, before in given.items():
         after = result.parameters[name]
         assert after != before and np.isfinite(after)
@@ -261,7 +261,7 @@ def test_corrected_values_are_in_the_result(scan):
         text = f"{name} was corrected from {before:g} to {after:.6g}{' ' + unit if unit else ''}."
         assert note == text
     # a result's geometry is what was given
-    assert result.geometry.scan_rotation == 12 and result.geometry.defocus == 120
+    assert result.geometry.scan_rotation == 17 and result.geometry.defocus == 120
 
 
 # --------------------------------------------------------------------------------- saving
