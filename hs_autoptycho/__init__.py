@@ -20,7 +20,9 @@ _PUBLIC_NAMES = {
     "HierarchicalClusters": "hs_autoptycho.signals",
     "PtychographicObject": "hs_autoptycho.signals",
     "data": None,
+    "estimate_geometry": "hs_autoptycho._geometry",
     "estimate_memory": "hs_autoptycho._memory",
+    "load_study": "hs_autoptycho.tuning.study",
 }
 
 __all__ = ["__version__", *_PUBLIC_NAMES]

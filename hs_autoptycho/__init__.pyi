@@ -1,6 +1,8 @@
 from . import data as data
+from ._geometry import estimate_geometry as estimate_geometry
 from ._memory import estimate_memory as estimate_memory
 from .signals import HierarchicalClusters as HierarchicalClusters
 from .signals import PtychographicObject as PtychographicObject
+from .tuning.study import load_study as load_study
 
 __version__: str

@@ -23,7 +23,7 @@ from hs_autoptycho.signals import PtychographicObject
 _logger = logging.getLogger(__name__)
 
 # what the numbers in a result depend on
-_VERSIONS = ("hs_autoptycho", "hyperspy", "numpy", "scipy", "numba", "scikit-optimize")
+VERSIONS = ("hs_autoptycho", "hyperspy", "numpy", "scipy", "numba", "scikit-optimize")
 
 
 # what a user can tell of the recording that is no parameter of a reconstruction
@@ -177,7 +177,7 @@ def wrap_reconstruction(
         geometry=geometry.to_dict(),
         status=reconstruction.status,
         seed=seed,
-        versions=versions(_VERSIONS),
+        versions=versions(VERSIONS),
         fingerprint=scan.fingerprint,
         notes=notes,
         tuning=tuning,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from os import PathLike
 
     from hs_autoptycho.signals import HierarchicalClusters, PtychographicObject
 
@@ -257,11 +258,15 @@ thickness_correction_start, tilt_correction_start, intensity_correction_start
 
 def autotune_ptycho(
     self,
-    parameters: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Any] | Sequence[str] | None = None,
     *,
     n_trials: int = 60,
     objective: str | Callable[[Any], float] = "held_out",
+    strategy: str = "multifidelity",
     fixed: Mapping[str, Any] | None = None,
+    study: str | PathLike | None = None,
+    client: Any = None,
+    engine: str = "numba",
     n_iterations: int = 50,
     n_trial_iterations: int = 12,
     callback: Callable[[dict[str, Any]], bool | None] | None = None,
@@ -272,32 +277,51 @@ def autotune_ptycho(
 ) -> PtychographicObject:
     """Reconstruct with parameters that Bayesian optimisation finds from the data.
 
-    Each trial reconstructs the scan with one set of parameters and scores the result on counts that
-    were held out; a Gaussian process proposes the next set [1]_. The best one is then reconstructed
-    at full length from all counts.
+    The scan's geometry is measured first, without a reconstruction. Each trial then reconstructs
+    the scan with one set of parameters and scores the result on counts that were held out; a
+    Gaussian process proposes the next set [1]_. Most trials are short and see a part of the scan;
+    what is promising is tried at full length. The simplest set within one standard error of the
+    best is reconstructed from all counts.
 
     Parameters
     ----------
     parameters
-        What to tune: name to ``(low, high)``, ``(low, high, "log")`` or a list of values. Names and
-        units are those of :meth:`reconstruct_ptycho`; a single value is held. By default scan
-        rotation and defocus, in ranges that are measured from the data (the motion of bright-field
-        images and of the patterns' centre of mass).
+        What to tune: name to ``(low, high)``, ``(low, high, "log")``, a list of values, None (a
+        range derived from the data) or ``{"range": (low, high), "scale": "log", "prior": (mean,
+        standard deviation)}``; or only a list of names. Names and units are those of
+        :meth:`reconstruct_ptycho`; a single value is held. By default scan rotation, defocus,
+        twofold astigmatism and the number of probe modes, in ranges derived from the data.
     n_trials
-        Number of reconstructions to spend.
+        Number of reconstructions to spend, short ones and long ones together.
     objective
-        ``"held_out"`` (default): Poisson deviance of 10 % of the counts, which no trial has seen.
+        ``"held_out"`` (default): Poisson deviance of 10 % of the counts, which no trial has seen;
+        of scaled data the gain is estimated first. ``"held_out_positions"``,
+        ``"held_out_pixels"``: of patterns or blocks of pixels left out of the fit.
         ``"data_error"``: error of the fit itself; it always prefers more freedom. ``"frc"``: one
-        less the Fourier ring correlation of two halves of the data. Or a function that takes a
-        reconstruction (with ``object``, ``probe``, ``errors``, ``status``) and returns a number to
-        be minimised.
+        less the Fourier ring correlation of two halves of the data. ``"contrast"``. Or a function
+        that takes a reconstruction (with ``object``, ``probe``, ``errors``, ``status``) and
+        returns a number to be minimised.
+    strategy
+        ``"multifidelity"`` (default): a Gaussian process, mostly on short trials. ``"full"``: the
+        same with all trials at full length. To compare with: ``"random"``, ``"sobol"``
+        (quasi-random), and ``"default"``, one trial with what was measured or the middle of each
+        range.
     fixed
         Parameters that all trials share, as for :meth:`reconstruct_ptycho`, also ``disk_center``,
         ``disk_radius``, ``detector_mask`` and ``background``.
+    study
+        File that remembers every trial as it ends, one line of JSON each. Where it exists already
+        the tuning goes on from it, after a kill just as it would have; see
+        :func:`hs_autoptycho.load_study`. Default: no file.
+    client
+        A ``distributed.Client``, on whose workers the trials run side by side. Default: one after
+        the other in this process.
+    engine
+        What reconstructs: ``"numba"`` (default), this package's own, or ``"py4dstem"``.
     n_iterations
         Passes of the last reconstruction.
     n_trial_iterations
-        Passes of each trial.
+        Passes of a trial at full length.
     callback
         Called after each trial with a dictionary of it; tuning ends if it returns True.
     random_state
@@ -310,15 +334,18 @@ def autotune_ptycho(
     Returns
     -------
     PtychographicObject
-        Of the best trial, with ``best_parameters``, ``trials`` and ``plot_tuning()``. After Ctrl-C
-        it is the best so far, at the length of a trial, and its status is ``"interrupted"``.
+        Of the best trial, with ``best_parameters``, ``parameter_intervals``,
+        ``parameter_importance``, ``tuning_notes``, ``trials`` and ``plot_tuning()``. After Ctrl-C
+        it is the best so far, at the length of its trial, and its status is ``"interrupted"``.
 
     Raises
     ------
     CalibrationError, DataError, DiskError, ParameterError, TypeError
         As :meth:`reconstruct_ptycho`.
-    ObjectiveError
-        If the objective is unknown or does not fit the data.
+    ObjectiveError, StrategyError
+        If the objective or strategy is unknown, or the objective does not fit the data.
+    StudyError
+        If the file of the study is of other data or another search, or in use.
     TuningError
         If no trial succeeded.
 
@@ -336,79 +363,31 @@ def autotune_ptycho(
     >>> obj.best_parameters  # doctest: +SKIP
     {'scan_rotation': -121.3, 'defocus': 312.0}
     """
-    from hs_autoptycho._running import check_count, check_seed, progressbar, threads
-    from hs_autoptycho._scan import read_scan, wrap_reconstruction
-    from hs_autoptycho.tuning.objectives import make_objective
-    from hs_autoptycho.tuning.optimizer import GaussianProcessOptimizer
-    from hs_autoptycho.tuning.tuner import tune
-
     if unknown:
         name = next(iter(unknown))
         raise TypeError(
             f"autotune_ptycho() has no argument {name!r}. What to tune goes into `parameters`, "
             f"what to hold into `fixed`: fixed={{{name!r}: {unknown[name]!r}}}."
         )
-    dimensions, held, recording = _read_search(parameters, fixed)
-    check_count("n_trials", n_trials)
-    check_count("n_iterations", n_iterations)
-    check_count("n_trial_iterations", n_trial_iterations)
-    random_state = check_seed(random_state)
+    from hs_autoptycho._tuning import tune_signal
 
-    with threads(num_workers):
-        stated = dict(held)
-        if not dimensions or any(d.name == "scan_rotation" for d in dimensions):
-            stated.setdefault("scan_rotation", 0.0)  # it is about to be found
-        scan = read_scan(self, stated, show_progressbar, **recording)
-        dimensions = dimensions or _measured_ranges(scan, held)
-        # what cannot work for any trial is said before the first
-        some = {d.name: d.choices[0] if d.choices else d.low for d in dimensions}
-        scan.experiment.complete({**held, **some})
-        score = make_objective(objective, scan.experiment, random_state=random_state)
-        search = GaussianProcessOptimizer(
-            dimensions, n_initial=min(n_trials, _n_initial(dimensions)), random_state=random_state
-        )
-        with progressbar(n_trials, "Tune", show_progressbar) as bar:
-
-            def update(trial, best) -> bool | None:
-                if best is not None:
-                    bar.set_postfix(best=f"{best.objective:.6g}", trial=best.number)
-                bar.update()
-                return callback(trial.to_dict()) if callback is not None else None
-
-            tuning = tune(
-                score,
-                search,
-                n_trials=n_trials,
-                n_iterations=n_trial_iterations,
-                held=held,
-                random_state=random_state,
-                callback=update,
-            )
-        values = scan.experiment.complete({**held, **tuning.best.parameters})
-        reconstruction = tuning.reconstruction
-        if tuning.interrupted:
-            reconstruction.status = "interrupted"
-            scan.notes.append(
-                f"Tuning was interrupted after {len(tuning.trials)} of {n_trials} trials; the "
-                f"object is that of trial {tuning.best.number}, not refined."
-            )
-        else:
-            with progressbar(n_iterations, "Refine", show_progressbar) as bar:
-                reconstruction, _ = scan.experiment.fit(
-                    values,
-                    n_iterations=n_iterations,
-                    random_state=random_state,
-                    callback=lambda *_: bar.update(),
-                )
-    record = {
-        "objective": score.name,
-        "parameters": [d.name for d in dimensions],
-        "space": {d.name: d.to_dict() for d in dimensions},
-        "best_trial": tuning.best.number,
-        "trials": [trial.to_dict() for trial in tuning.trials],
-        "n_trial_iterations": n_trial_iterations,
-    }
-    return wrap_reconstruction(scan, values, reconstruction, random_state, record)
+    return tune_signal(
+        self,
+        parameters=parameters,
+        n_trials=n_trials,
+        objective=objective,
+        strategy=strategy,
+        fixed=fixed,
+        study=study,
+        client=client,
+        engine=engine,
+        n_iterations=n_iterations,
+        n_trial_iterations=n_trial_iterations,
+        callback=callback,
+        random_state=random_state,
+        show_progressbar=show_progressbar,
+        num_workers=num_workers,
+    )
 
 
 def cluster_hierarchical(
@@ -506,40 +485,3 @@ def cluster_hierarchical(
     from hs_autoptycho._clusters import cluster_signal
 
     return cluster_signal(self, **stated)
-
-
-def _read_search(parameters, fixed):
-    """What varies, what is held, and how it was recorded, from a user's dictionaries."""
-    from hs_autoptycho._scan import RECORDING
-    from hs_autoptycho.ptycho.parameters import ParameterError, check_names, check_parameters
-    from hs_autoptycho.tuning.space import read_space
-
-    held = dict(fixed or {})
-    recording = {name: held.pop(name, None) for name in RECORDING}
-    check_names(held, "fixed parameter")
-    held = check_parameters(held)
-    dimensions, single = read_space(parameters or {})
-    for name in [*single, *(d.name for d in dimensions)]:
-        if name in held:
-            raise ParameterError(f"{name} is both in `parameters` and in `fixed`.")
-    return dimensions, {**held, **single}, recording
-
-
-def _measured_ranges(scan, held):
-    """The ranges of a search for which nobody gave any."""
-    from hs_autoptycho.ptycho.parameters import ParameterError
-    from hs_autoptycho.tuning.default_space import default_space
-
-    dimensions, notes = default_space(scan.experiment, held)
-    if not dimensions:
-        raise ParameterError(
-            "There is nothing to tune: scan rotation and defocus are both held. Give ranges in "
-            "`parameters`, or call reconstruct_ptycho."
-        )
-    scan.notes += notes
-    return dimensions
-
-
-def _n_initial(dimensions) -> int:
-    """Quasi-random points before the Gaussian process is trusted."""
-    return max(8, 6 * len(dimensions) + 4)

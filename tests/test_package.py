@@ -20,9 +20,11 @@ KNOW_HYPERSPY = (
     "interop/",
     "_running.py",
     "_scan.py",
+    "_geometry.py",
     "_memory.py",
     "_clusters.py",
     "_strain.py",
+    "_tuning.py",
 )
 # what only an extra installs
 OPTIONAL = {"py4DSTEM", "pyxem", "abtem", "ase", "distributed"}

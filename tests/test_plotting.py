@@ -274,3 +274,90 @@ def test_tuning_draws_outliers_on_a_logarithmic_axis():
     for trial in trials:
         trial["objective"] *= -1
     assert tuning_figure(trials).axes[0].get_yscale() == "linear"
+
+
+def study():
+    """Six short trials, three full ones of which two repeat short ones, and a repeat."""
+    short = {"n_iterations": 5, "part": 0.25, "reduction": 1}
+    full = {"n_iterations": 20, "part": 1.0, "reduction": 1}
+    trials = []
+    for i, value in enumerate([5.0, 4.0, 3.0, 2.5, None, 3.5]):
+        trials.append({"number": i, "parameters": {"defocus": 10.0 * i}, "objective": value})
+        trials[-1].update(fidelity=short, status="pruned" if value is None else "completed")
+    for i, (place, value) in enumerate([(30.0, 1.5), (20.0, 1.8), (25.0, 1.4), (25.0, 1.3)]):
+        trials.append({"number": 6 + i, "parameters": {"defocus": place}, "objective": value})
+        trials[-1].update(fidelity=full, purpose="repeat" if i == 3 else "search")
+    for trial in trials:
+        trial["duration"] = 4.0 * trial["fidelity"]["part"]
+    return trials
+
+
+def test_tuning_of_several_fidelities():
+    figure = tuning_figure(study(), objective="held_out", best_trial=8)
+    figure.canvas.draw()
+    convergence, panel = figure.axes
+    full, short, repeat = convergence.collections[:3]
+    np.testing.assert_allclose(full.get_offsets(), [[6, 1.5], [7, 1.8], [8, 1.4]])
+    # the same parameters differ by -1.0 and -1.2
+    np.testing.assert_allclose(
+        short.get_offsets(), [[0, 3.9], [1, 2.9], [2, 1.9], [3, 1.4], [5, 2.4]]
+    )
+    np.testing.assert_allclose(repeat.get_offsets(), [[9, 1.3]])
+    (steps,) = (ln for ln in convergence.lines if ln.get_drawstyle() == "steps-post")
+    assert np.isnan(steps.get_ydata()[:6]).all()
+    np.testing.assert_allclose(steps.get_ydata()[6:], [1.5, 1.5, 1.4, 1.4])
+    assert star(convergence) == (8, 1.4) and star(panel) == (25, 1.4)
+    assert not len(crosses(convergence))
+    labels = [text.get_text() for text in convergence.get_legend().get_texts()]
+    expected = ["full length", "short", "repeated", "best so far", "best", "stopped early"]
+    assert labels == expected
+
+
+def test_tuning_against_seconds():
+    convergence = tuning_figure(study(), against="seconds").axes[0]
+    assert convergence.get_xlabel() == "seconds, all trials"
+    np.testing.assert_allclose(convergence.collections[0].get_offsets()[:, 0], [10, 14, 18])
+    with pytest.raises(ValueError, match="against=\"hours\"|against='hours'"):
+        tuning_figure(study(), against="hours")
+
+
+def test_tuning_shows_what_is_known():
+    trials = study()
+    for i, trial in enumerate(trials):
+        trial["parameters"].update(n_probe_modes=1 + i % 2, detector_flip=["none", "rows"][i % 2])
+    figure = tuning_figure(
+        trials,
+        intervals={
+            "defocus": (21.0, 27.0),
+            "n_probe_modes": {1: 0.25, 2: 0.75},
+            "detector_flip": {"none": 0.98, "rows": 0.02},
+        },
+        importance={"defocus": 0.62},
+        noise=0.05,
+    )
+    figure.canvas.draw()
+    axes = {ax.get_xlabel(): ax for ax in figure.axes}
+    (interval,) = (p for p in axes["defocus"].patches if p.get_height() == 1)
+    assert (interval.get_x(), interval.get_width()) == pytest.approx((21, 6))
+    for ax in figure.axes:
+        (band,) = (p for p in ax.patches if p.get_width() == 1)
+        assert (band.get_y(), band.get_height()) == pytest.approx((1.35, 0.1))
+    assert axes["defocus"].get_title("right") == "matters 62%"
+    assert axes["n_probe_modes"].get_title("right") == ""
+
+    def ticks(name):
+        return [text.get_text() for text in axes[name].get_xticklabels()]
+
+    assert ticks("n_probe_modes") == ["1\n25%", "2\n75%"]
+    assert ticks("detector_flip") == ["none\n98%", "rows\n2%"]
+
+
+def test_tuning_leaves_out_trials_in_which_a_parameter_has_no_effect():
+    trials = trials_of(20, {"thickness": lambda i: 10.0 + i})
+    for trial in trials[::2]:
+        trial["parameters"] = {}
+    figure = tuning_figure(trials)
+    figure.canvas.draw()
+    x = figure.axes[1].collections[0].get_offsets()[:, 0]
+    np.testing.assert_allclose(np.ma.filled(x, np.nan)[1::2], 11.0 + 2 * np.arange(10))
+    assert figure.axes[1].get_title("left") == "best: None"

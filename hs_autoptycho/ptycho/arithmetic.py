@@ -74,15 +74,6 @@ def scale(a, factor):
 
 
 @njit(**JIT)
-def dot(a, b):
-    """Σ a b"""
-    total = np.float32(0)
-    for k in range(len(a)):
-        total += a[k] * b[k]
-    return total
-
-
-@njit(**JIT)
 def turn(out_re, out_im, a_re, a_im, ramp, c, s):
     """``out = a · ramp · (c + i s)`` for a `ramp` of shape (2, n): a separable phase ramp's row."""
     r, i = ramp[0], ramp[1]

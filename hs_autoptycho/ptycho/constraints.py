@@ -17,7 +17,6 @@ from typing import Literal
 import numpy as np
 import scipy.fft
 import scipy.linalg
-from scipy import ndimage
 
 from hs_autoptycho.ptycho.propagation import Propagation
 
@@ -102,28 +101,6 @@ def depth_filter(
         result = 1 + values
     shares = masses / masses.sum()
     return _turned(result, phases.sum() * shares).astype(object.dtype)
-
-
-def smooth_depth(
-    object: np.ndarray, sigma: float, *, illumination: np.ndarray | None = None
-) -> np.ndarray:
-    """Mix each slice with its neighbours, by a Gaussian.
-
-    Parameters
-    ----------
-    object
-        Slices; their sum is kept.
-    sigma
-        Standard deviation in slices, whatever the distances between them. 0 does nothing.
-    illumination
-        Weights (rows, columns) of the slices' mean phases.
-    """
-    _check_strength(sigma)
-    if len(object) == 1 or sigma == 0:
-        return object.copy()
-    aligned, phases = _aligned(object, illumination)
-    smooth = ndimage.gaussian_filter1d(aligned, sigma, axis=0, mode="reflect")
-    return _turned(smooth, np.full(len(object), phases.mean())).astype(object.dtype)
 
 
 def positive_phase(
@@ -231,14 +208,6 @@ def phase_only(object: np.ndarray) -> np.ndarray:
     return np.where(zero, 1, object / np.where(zero, 1, amplitude)).astype(object.dtype)
 
 
-def clip_amplitude(object: np.ndarray, maximum: float) -> np.ndarray:
-    """An object of the same phase, whose amplitude is nowhere larger than `maximum`."""
-    if not maximum > 0:
-        raise ValueError(f"The largest amplitude must be positive, not {maximum}.")
-    factor = maximum / np.maximum(np.abs(object), maximum)
-    return (object * factor).astype(object.dtype)
-
-
 def probe_support(
     modes: np.ndarray, radius: float, *, edge: float = 0.2, strength: float = 1.0
 ) -> np.ndarray:
@@ -262,46 +231,6 @@ def probe_support(
     y, x = ((np.arange(n) - n // 2) / (n / 2) for n in modes.shape[1:])
     outside = np.hypot(y[:, None], x[None, :]) - radius
     return _supported(modes, _edge(outside / max(edge, 1e-6)), strength)
-
-
-def aperture_support(
-    modes: np.ndarray,
-    aperture: np.ndarray,
-    *,
-    margin: float = 1.0,
-    edge: float = 2.0,
-    threshold: float = 0.1,
-    strength: float = 1.0,
-) -> np.ndarray:
-    """Damp a probe's spectrum outside of the aperture; the power of all modes together is kept.
-
-    Parameters
-    ----------
-    modes
-        Of the probe, in real space.
-    aperture
-        Amplitudes or a mask (rows, columns) in the order of ``np.fft.fft2``.
-    margin
-        Pixels around the aperture where the spectrum is left as it is.
-    edge
-        Pixels around these over which it falls to zero.
-    threshold
-        The aperture is where its amplitude exceeds this part of the largest.
-    strength
-        1 removes what is outside, 0 does nothing.
-    """
-    _check_strength(strength, 1)
-    inside = np.fft.fftshift(np.abs(aperture))
-    inside = inside > threshold * inside.max()
-    if not inside.any():
-        raise ValueError("The aperture is zero everywhere.")
-    if strength == 0:
-        return modes.copy()
-    distance = np.fft.ifftshift(ndimage.distance_transform_edt(~inside))
-    mask = _edge((distance - margin) / max(edge, 1e-6))
-    spectra = scipy.fft.fft2(scipy.fft.ifftshift(modes, axes=(1, 2)))
-    spectra = _supported(spectra, mask, strength)
-    return scipy.fft.fftshift(scipy.fft.ifft2(spectra), axes=(1, 2))
 
 
 def _check_strength(value: float, largest: float = np.inf) -> None:

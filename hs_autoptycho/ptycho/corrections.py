@@ -17,6 +17,7 @@ import numpy as np
 
 from hs_autoptycho.ptycho import curvature, grid_search
 from hs_autoptycho.ptycho.fft import spectrum_to_planes
+from hs_autoptycho.ptycho.grid_search import Secants
 from hs_autoptycho.ptycho.kernels import Gradients
 from hs_autoptycho.ptycho.state import Batch, State
 
@@ -28,8 +29,10 @@ FIRST_COMMON_GAIN, LARGEST_COMMON_GAIN = 10.0, 3000.0
 SECANT = 0.5
 
 # The thickness is searched for with objects that start anew: so many passes each, of which the last
-# ones are used, and so many objects at most.
+# ones are used, and so many objects at most. Steps are those of its logarithm; after one that is
+# short enough the search is over.
 THICKNESS_PASSES, THICKNESS_USED, THICKNESS_OBJECTS = 6, 3, 6
+THICKNESS_FIRST, THICKNESS_LONGEST, THICKNESS_ENOUGH = 0.1, 0.2, 0.01
 # By how much the defocus (Å) and the tilts (mrad) change at most in a pass.
 LARGEST_STEPS = (50.0, 5.0, 5.0)
 
@@ -70,47 +73,6 @@ class GrowingSteps:
         self.newton = newton
         self.steps = np.clip(self.gains * newton, -self.largest, self.largest)
         return self.steps
-
-
-@dataclass
-class SecantSearch:
-    """The zero of a falling function of one variable, from one measured value after the other.
-
-    Attributes
-    ----------
-    first, largest : float
-        Length of the first step, and of the longest.
-    tolerance : float
-        The search is over when a step is shorter.
-    """
-
-    first: float
-    largest: float
-    tolerance: float
-    place: float = 0.0
-    known: list[tuple[float, float]] = field(default_factory=list)
-    finished: bool = False
-
-    def __call__(self, value: float) -> float:
-        """The step to where the zero should be, from a value measured at the present place."""
-        self.known.append((self.place, value))
-        above = [x for x, v in self.known if v > 0]  # the zero is beyond them
-        below = [x for x, v in self.known if v <= 0]
-        step = np.copysign(self.first, value)
-        if len(self.known) > 1:
-            if above and below:
-                (x, v), (y, w) = (max(self._at(above)), min(self._at(below)))
-            else:
-                (x, v), (y, w) = self.known[-2:]
-            if (v - w) * (y - x) > 0:
-                step = x + v * (y - x) / (v - w) - self.place
-        step = float(np.clip(step, -self.largest, self.largest))
-        self.place += step
-        self.finished = len(self.known) > 1 and abs(step) < self.tolerance
-        return step
-
-    def _at(self, places: list[float]) -> list[tuple[float, float]]:
-        return [(x, v) for x, v in self.known if x in places]
 
 
 @dataclass(frozen=True)
@@ -167,7 +129,8 @@ class Corrections:
         self._offsets = np.zeros_like(state.positions)
         self._matrix = np.eye(2)
         self._thickness = 1.0
-        self._search = SecantSearch(first=0.1, largest=0.2, tolerance=0.01)
+        self._secants = Secants(first=THICKNESS_FIRST, longest=THICKNESS_LONGEST)
+        self._thickness_found = False
         self._seen: list[float] = []
         self._grid_search = grid_search.GridSearch(pixel_size)
         self._passes = 0  # over the present object
@@ -201,7 +164,7 @@ class Corrections:
         }
         if self._on["grid"] and not self._grid_search.finished:
             self._on.update(positions=False, thickness=False)  # first things first
-        self._on["thickness"] &= not self._search.finished
+        self._on["thickness"] &= not self._thickness_found
         if (self._on["positions"] or self._on["grid"]) and not state.own:
             state.move(state.positions)
         passing = self._on["thickness"] or self._on["tilt"]
@@ -266,8 +229,8 @@ class Corrections:
             self._adapt_gain()
             self._settle_positions()
         if steps[0]:
-            state.probe = self._defocused(state.probe, steps[0])
-            self._first_probe = self._defocused(self._first_probe, steps[0])
+            state.probe = curvature.defocused(state.probe, self._phase, steps[0])
+            self._first_probe = curvature.defocused(self._first_probe, self._phase, steps[0])
             self._defocus += steps[0]
         if np.any(steps[1:]):
             tilt = np.array(state.propagation.tilt) + steps[1:]
@@ -284,10 +247,6 @@ class Corrections:
             state.object[:, 0], state.object[:, 1] = 1, 0
             self._passes = 0
         return anew
-
-    def _defocused(self, probe: np.ndarray, defocus: float) -> np.ndarray:
-        """A probe with another defocus, by Å."""
-        return np.fft.ifft2(np.fft.fft2(probe) * np.exp(1j * defocus * self._phase))
 
     def _search_grid(self) -> bool:
         """Look whether the grid is right, or else change it: whether it was changed."""
@@ -307,7 +266,9 @@ class Corrections:
         self._offsets = self._offsets @ matrix.T
         state.move(center + (state.positions - center) @ matrix.T)
         if self._phase is not None:
-            self._first_probe = self._defocused(self._first_probe, scale * self._defocus)
+            self._first_probe = curvature.defocused(
+                self._first_probe, self._phase, scale * self._defocus
+            )
             self._defocus *= 1 + scale
         state.probe = self._first_probe
         return True
@@ -321,9 +282,13 @@ class Corrections:
         """
         if len(self._seen) < THICKNESS_PASSES:
             return False
-        factor = np.exp(self._search(np.mean(self._seen[-THICKNESS_USED:])))
+        value = float(np.mean(self._seen[-THICKNESS_USED:]))
+        step = self._secants.step(np.log(self._thickness), value)
+        factor = float(np.exp(step))
+        objects = len(self._secants.places)
+        near = objects > 1 and abs(step) < THICKNESS_ENOUGH
+        self._thickness_found = near or objects >= THICKNESS_OBJECTS
         self._seen = []
-        self._search.finished |= len(self._search.known) >= THICKNESS_OBJECTS
         self._thickness *= factor
         self._state.propagate(self._state.propagation.scaled(factor))
         return True

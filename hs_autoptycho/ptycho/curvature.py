@@ -18,9 +18,6 @@ from hs_autoptycho.ptycho.fft import from_planes, to_planes
 from hs_autoptycho.ptycho.resampling import warp_object
 from hs_autoptycho.ptycho.state import State
 
-# Patterns that are predicted.
-SAMPLE = 48
-
 
 def amplitudes(state: State, indices: np.ndarray) -> np.ndarray:
     """Square roots of the model's intensities, those of unused pixels 0: (indices, pixels)."""
@@ -57,17 +54,6 @@ def derivative(
     return (sides[0] - sides[1]) / (2 * step)
 
 
-def shift(axis: int) -> Callable[[State, float], None]:
-    """A change of all positions by pixels along an axis."""
-
-    def change(state: State, amount: float) -> None:
-        fractions = state.placement.fractions.copy()
-        fractions[:, axis] += amount
-        state.placement = state.placement._replace(fractions=fractions)
-
-    return change
-
-
 def distortion(generator: np.ndarray) -> Callable[[State, float], None]:
     """A linear distortion of grid and object together, (2, 2), times an amount."""
 
@@ -86,34 +72,16 @@ def distortion(generator: np.ndarray) -> Callable[[State, float], None]:
     return change
 
 
+def defocused(probe: np.ndarray, phase: np.ndarray, amount: float) -> np.ndarray:
+    """A probe with another defocus, by Å; `phase` is its spectrum's by Å."""
+    return np.fft.ifft2(np.fft.fft2(probe) * np.exp(1j * amount * phase))
+
+
 def defocus(phase: np.ndarray) -> Callable[[State, float], None]:
     """A change of the probe's defocus; `phase` is its spectrum's by Å."""
 
     def change(state: State, amount: float) -> None:
-        turned = np.fft.fft2(state.probe) * np.exp(1j * amount * phase)
         state.spectra = state.spectra.copy()
-        state.probe = np.fft.ifft2(turned)
+        state.probe = defocused(state.probe, phase, amount)
 
     return change
-
-
-def thickness(state: State, amount: float) -> None:
-    """A change of the thickness by a part of itself."""
-    state.propagate(state.propagation.scaled(1 + amount))
-
-
-def tilt(axis: int) -> Callable[[State, float], None]:
-    """A change of the tilt by mrad about an axis, 0 for y."""
-
-    def change(state: State, amount: float) -> None:
-        tilts = list(state.propagation.tilt)
-        tilts[axis] += amount
-        state.propagate(state.propagation.tilted(tuple(tilts)))
-
-    return change
-
-
-def shift_curvature(state: State, indices: np.ndarray, step: float = 0.25) -> np.ndarray:
-    """Mean of Σ (∂√I/∂r)² over some positions, for shifts r in pixels: (2, 2)."""
-    changes = [derivative(state, indices, shift(axis), step).ravel() for axis in (0, 1)]
-    return np.array([[np.dot(a, b) for b in changes] for a in changes]) / len(indices)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from hs_autoptycho.ptycho.batches import default_batch_size
 from hs_autoptycho.ptycho.coherence import coherence_modes
 from hs_autoptycho.ptycho.memory import MemoryPlan, check_memory, plan_for
 from hs_autoptycho.ptycho.parameters import PARAMETERS, ParameterError
+from hs_autoptycho.ptycho.parts import reduced_shape, scan_window
 from hs_autoptycho.ptycho.patterns import Patterns, flip_detector
 from hs_autoptycho.ptycho.positions import GridDistortion, Placement, place, scan_positions
 from hs_autoptycho.ptycho.probe import (
@@ -63,13 +64,19 @@ class Experiment:
         True for the detector's pixels to use.
     background : float or array (k_y, k_x)
         Counts a pixel that are there without the beam.
+    exposure : float
+        Counts relative to those of the experiment that this one is a part of.
     """
 
     counts: np.ndarray
     geometry: Geometry
     mask: np.ndarray | None = None
     background: float | np.ndarray = 0.0
-    _patterns: dict[str, Patterns] = field(default_factory=dict, repr=False)
+    exposure: float = 1.0
+    _patterns: dict[tuple, tuple[str, Patterns]] = field(default_factory=dict, repr=False)
+
+    def __getstate__(self):
+        return {**self.__dict__, "_patterns": {}}  # they are made again where they are needed
 
     @property
     def counted(self) -> bool:
@@ -111,31 +118,78 @@ class Experiment:
         other = Experiment(counts, self.geometry, self.mask)
         part = other.totals.sum() / max(self.totals.sum(), 1e-30)
         other.background = np.multiply(self.background, part)
+        other.exposure = self.exposure * float(part)
         return other
 
-    def patterns(self, flip: str = "none") -> Patterns:
-        """The counts in the kernels' order; the last orientation is kept."""
-        if flip not in self._patterns:
-            self._patterns.clear()
-            shape = self.geometry.flipped(flip).detector_shape
-            self._patterns[flip] = self.cropped_patterns(flip, shape)
-        return self._patterns[flip]
+    def with_mask(self, mask: np.ndarray | None) -> Experiment:
+        """The same counts with other pixels used."""
+        return Experiment(self.counts, self.geometry, mask, self.background, self.exposure)
 
-    def cropped_patterns(self, flip: str, shape: tuple[int, int]) -> Patterns:
-        """The central part of all patterns, of `shape` after the flip, in the kernels' order.
+    def part_of_scan(self, part: float) -> Experiment:
+        """The scan's centre alone: see :func:`scan_window`; all of it is this experiment itself."""
+        rows, columns = scan_window(self.geometry.scan_shape, part)
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        if shape == self.geometry.scan_shape:
+            return self
+        scan = self.counts.reshape(*self.geometry.scan_shape, *self.counts.shape[1:])
+        counts = scan[rows, columns].reshape(-1, *self.counts.shape[1:])
+        geometry = replace(self.geometry, scan_shape=shape)
+        return Experiment(counts, geometry, self.mask, self.background, self.exposure)
+
+    def patterns(self, flip: str = "none", shape: tuple[int, int] | None = None) -> Patterns:
+        """The counts in the kernels' order.
+
+        The last orientation of every `shape` is kept.
+
+        Parameters
+        ----------
+        flip
+            Of the detector.
+        shape
+            Of the central part to use, after the flip. Default: all of it.
+        """
+        shape = self.geometry.flipped(flip).detector_shape if shape is None else shape
+        key = tuple(sorted(shape))
+        if self._patterns.get(key, (None,))[0] != flip:
+            self._patterns.pop(key, None)
+            self._patterns[key] = (flip, self.cropped_patterns(flip, shape))
+        return self._patterns[key][1]
+
+    def cropped_patterns(
+        self, flip: str, shape: tuple[int, int], positions: np.ndarray | None = None
+    ) -> Patterns:
+        """The central part of patterns, of `shape` after the flip, in the kernels' order.
 
         Pixels that are not used are 0: what a hot one has counted is no part of the beam's power.
+
+        Parameters
+        ----------
+        flip
+            Of the detector.
+        shape
+            (rows, columns).
+        positions
+            Indices of the patterns. Default: all.
         """
         some = 256  # at a time, so that no second copy of everything is made
+        n = len(self.counts) if positions is None else len(positions)
 
         def block(start):
-            counts = self.counts[start : start + some]
+            which = slice(start, start + some)
+            counts = self.counts[which if positions is None else positions[which]]
             if self.mask is not None:
                 counts = counts * self.mask  # of the counts' own type
             return crop_patterns(flip_detector(counts, flip), shape)
 
-        blocks = (block(start) for start in range(0, len(self.counts), some))
-        return Patterns.from_blocks(blocks, len(self.counts), shape)
+        return Patterns.from_blocks((block(start) for start in range(0, n, some)), n, shape)
+
+    def on_detector(self, image: np.ndarray, flip: str, shape: tuple[int, int]) -> np.ndarray:
+        """An image of the detector as :meth:`cropped_patterns` shows it."""
+        return crop_patterns(flip_detector(np.asarray(image), flip)[None], shape)[0]
+
+    def reduced_shape(self, reduction: float, flip: str = "none") -> tuple[int, int]:
+        """Of the detector's central part after its flip: see :func:`.parts.reduced_shape`."""
+        return reduced_shape(self.geometry.flipped(flip), reduction)
 
     def complete(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Every parameter: the given ones, else the geometry's, else the defaults.
@@ -241,12 +295,11 @@ class Experiment:
                 values["n_slices"], values["thickness"], self.geometry.wavelength, beam.pixel,
                 tilt=(values["tilt_y"], values["tilt_x"]),
             )  # fmt: skip
-        flip = values["detector_flip"]
 
         def seen(image):
             if image is None or np.ndim(image) == 0:
                 return image
-            return crop_patterns(flip_detector(np.asarray(image), flip)[None], beam.shape)[0]
+            return self.on_detector(image, values["detector_flip"], beam.shape)
 
         return Model(
             propagation=propagation,
@@ -294,24 +347,30 @@ class Experiment:
         random_state: int = 0,
         subset: np.ndarray | None = None,
         callback: Callable[[int, float], None] | None = None,
+        monitor: Callable[[int, State], bool | None] | None = None,
+        reduction: int = 1,
     ) -> tuple[Reconstruction, State]:
         """Reconstruct with some parameters; see :func:`hs_autoptycho.ptycho.solver.reconstruct`.
 
         With ``coarse_iterations`` so many of the passes go over the patterns' central part, whose
-        object has larger pixels.
+        object has larger pixels. With a `reduction` all of them do: see :meth:`reduced_shape`.
         """
         values = self.complete(parameters)
         settings = make_settings(values)
         used = np.flatnonzero(self.totals > 0)
         if subset is not None:
             used = np.intersect1d(subset, used)
-        common = {"random_state": random_state, "subset": used, "callback": callback}
-        coarse = self._coarse_shape(values)
+        common = {
+            "random_state": random_state, "subset": used, "callback": callback, "monitor": monitor
+        }  # fmt: skip
+        coarse = self._coarse_shape(values) if reduction == 1 else None
         if coarse is None:
-            placement, modes = self.start(values)
+            flip = values["detector_flip"]
+            shape = self.reduced_shape(reduction, flip)
+            placement, modes = self.start(values, shape)
             return reconstruct(
-                self.patterns(values["detector_flip"]), placement, modes,
-                n_iterations=n_iterations, model=self.model(values), settings=settings, **common,
+                self.patterns(flip, shape), placement, modes, n_iterations=n_iterations,
+                model=self.model(values, shape), settings=settings, **common,
             )  # fmt: skip
         return fit_coarse_to_fine(self, values, settings, coarse, n_iterations, common)
 

@@ -16,6 +16,9 @@ POSITIONS = 256
 class HeldOut:
     """A tenth of the counts of some positions, hidden from the fit and then predicted.
 
+    While it is hidden, the fit of these positions has two small faults: their background is that of
+    whole counts, and a saturated pixel, thinned, passes for a measured one.
+
     Parameters
     ----------
     patterns
@@ -59,7 +62,9 @@ class HeldOut:
         model = state.model_intensities(batch)
         pixels = model.shape[1]
         place = np.searchsorted(self._indices, batch.indices)
-        # the model is that of what is fitted, the brightness of these positions included
+        # the model is that of what is fitted, the brightness of these positions included, but with
+        # the background of whole counts
+        model = model - np.float32(HELD_OUT) * state.detector.background
         mean = self._patterns.mean_total / pixels * HELD_OUT / (1 - HELD_OUT)
         out = np.empty(len(place))
         kernels.poisson_deviance(

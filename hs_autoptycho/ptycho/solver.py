@@ -7,7 +7,7 @@ object starts as vacuum. Every pass goes once over all positions in batches.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,9 @@ _logger = logging.getLogger(__name__)
 
 # A run whose error rises to this multiple of the initial guess's has diverged.
 DIVERGED = 2.0
+# Part of the mean that is added to every prediction that counts are judged by: a pixel that a model
+# leaves dark must not decide over it alone.
+FLOOR = 1e-2
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Reconstruction:
         Σ(√I_measured − √I)² / Σ I_measured over each pass, as seen when each batch was visited.
     status : str
         ``"completed"``, ``"diverged"``, ``"interrupted"`` or ``"stopped"`` (early, by what was held
-        out).
+        out or by a monitor).
     history : dict
         Further numbers by pass: ``"held_out"``, the corrected parameters.
     corrected : dict
@@ -114,6 +117,7 @@ def reconstruct(
     subset: np.ndarray | None = None,
     start_object: np.ndarray | None = None,
     callback: Callable[[int, float], None] | None = None,
+    monitor: Callable[[int, State], bool | None] | None = None,
     settings: Settings | None = None,
     **options: Any,
 ) -> tuple[Reconstruction, State]:
@@ -139,6 +143,9 @@ def reconstruct(
         Complex (slices, Y, X) on the grid of `placement`; by default vacuum.
     callback
         Called after every pass with its number (from 1) and error.
+    monitor
+        Called after every pass with its number (from 1) and the state, corrected and regularised.
+        The run stops if it returns True; its status is then ``"stopped"``.
     settings
         Of the algorithm.
     **options
@@ -159,7 +166,7 @@ def reconstruct(
     threads = numba.get_num_threads()
     numba.set_num_threads(min(threads, run.batch_size))
     try:
-        run.go(n_iterations, callback)
+        run.go(n_iterations, callback, monitor)
     finally:
         numba.set_num_threads(threads)
     return run.result(), run.state
@@ -208,7 +215,7 @@ class _Run:
         self.history: dict[str, list[float]] = {}
         self.status = "completed"
 
-    def go(self, n_iterations: int, callback) -> None:
+    def go(self, n_iterations: int, callback, monitor=None) -> None:
         first_error: float | None = None
         self.n_iterations = n_iterations
         try:
@@ -227,6 +234,9 @@ class _Run:
                 self._record()
                 if callback is not None:
                     callback(iteration, self.errors[-1])
+                if monitor is not None and monitor(iteration, self.state):
+                    self.status = "stopped"
+                    break
                 if self.held_out is not None and self.held_out.should_stop(self.state):
                     self.status = "stopped"
                     break
@@ -284,9 +294,6 @@ class _Run:
             return
         object_ = from_planes(state.object.reshape(n_slices, -1), state.object.shape[2:])
         seen = state.illumination
-        if seen.shape != object_.shape[1:]:  # the object has grown
-            state.measure_illumination()
-            seen = state.illumination
         if depth:
             object_ = constraints.depth_filter(
                 object_, state.propagation.distances, self.model.pixel_size, wanted.depth,
@@ -333,30 +340,71 @@ class _Run:
         )
 
 
-def held_out_deviance(state: State, test: Patterns, *, batch_size: int = 64) -> np.ndarray:
+def predictions(
+    state: State, positions: np.ndarray, *, batch_size: int = 256
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What a model predicts, a batch of positions at a time.
+
+    Parameters
+    ----------
+    state
+        While or after a reconstruction runs.
+    positions
+        Indices, each of them once.
+
+    Yields
+    ------
+    int64 array (some,)
+        Places in `positions`.
+    float32 array (some, pixels)
+        Intensities there, in the spectrum's order and of the mean 1 a pixel; overwritten by the
+        next batch.
+    """
+    for start in range(0, len(positions), batch_size):
+        some = positions[start : start + batch_size]
+        order = np.argsort(some, kind="stable")
+        batch = state.batch(some)
+        places = start + order[np.searchsorted(some[order], batch.indices)]
+        yield places, state.model_intensities(batch)
+
+
+def held_out_deviance(
+    state: State,
+    test: Patterns,
+    *,
+    positions: np.ndarray | None = None,
+    mean: float | None = None,
+    mask: np.ndarray | None = None,
+    batch_size: int = 256,
+) -> np.ndarray:
     """Poisson deviance a pixel of counts that were not used in the fit, for every position.
 
     Parameters
     ----------
     state
-        After a reconstruction.
+        While or after a reconstruction runs.
     test
         Held-out counts.
+    positions
+        Which positions the patterns of `test` belong to. Default: all of them, in their order.
+    mean
+        Counts a pixel of `test` that the model's intensity 1 stands for. Default: the mean.
+    mask
+        Float32 (pixels,) in the spectrum's order, 1 for the pixels that are judged, else 0.
+        Default: those that the fit used.
 
     Returns
     -------
     float64 array (positions,)
     """
-    pixels = state.plan.rows * state.plan.columns
-    out = np.empty(len(test.counts))
-    mean = test.mean_total / pixels
-    for start in range(0, len(out), batch_size):
-        batch = state.batch(np.arange(start, min(start + batch_size, len(out))))
-        model = state.model_intensities(batch)
-        deviance = np.empty(len(batch.indices))
+    positions = np.arange(len(test.counts)) if positions is None else positions
+    mask = state.detector.mask if mask is None else mask
+    mean = test.mean_total / (state.plan.rows * state.plan.columns) if mean is None else mean
+    out = np.empty(len(positions))
+    for places, model in predictions(state, positions, batch_size=batch_size):
+        deviance = np.empty(len(places))
         kernels.poisson_deviance(
-            model, test.counts, batch.indices, np.float32(mean), np.float32(1e-2 * mean),
-            state.detector.mask, deviance,
-        )  # fmt: skip
-        out[batch.indices] = deviance / pixels
-    return out
+            model, test.counts, places, np.float32(mean), np.float32(FLOOR * mean), mask, deviance
+        )
+        out[places] = deviance
+    return out / mask.sum(dtype=float)

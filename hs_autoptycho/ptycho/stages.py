@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # A probe that is refined pixel by pixel adapts to a wrong defocus or thickness, and then they can
 # hardly be told from it: it is held for so many passes after their correction began.
 HELD_WHILE_CORRECTING = 36
+
+# arguments of `reconstruct` that are called after every pass
+CALLED = ("callback", "monitor")
 
 
 def default_probe_start(values: Mapping[str, Any]) -> int:
@@ -113,9 +116,7 @@ def fit_coarse_to_fine(
     if values["n_slices"] > 1:
         found["thickness"] = values["thickness"] * factor_found
     model = experiment.model({**values, **found})
-    callback = common.get("callback")
-    if callback is not None:
-        common = {**common, "callback": lambda i, error: callback(i + first, error)}
+    common = {**common, **{name: _later_passes(common.get(name), first) for name in CALLED}}
     if coarse.status != "completed":
         n_iterations = first
     result, state = reconstruct(
@@ -133,6 +134,13 @@ def fit_coarse_to_fine(
         result.status = coarse.status
     result.grid = result.grid @ _in_pixels(coarse.grid, factor)
     return result, state
+
+
+def _later_passes(function: Callable | None, passes: int) -> Callable | None:
+    """What is called after every pass, with the passes counted from the first stage's first."""
+    if function is None:
+        return None
+    return lambda iteration, seen: function(iteration + passes, seen)
 
 
 def _later(settings: Settings, passes: int) -> Settings:

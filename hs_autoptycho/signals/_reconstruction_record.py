@@ -99,3 +99,36 @@ class ReconstructionRecord(RunRecord):
         chosen = next((t["parameters"] for t in self.trials if t.get("number") == best), {})
         used = {**self.parameters, **chosen}
         return {name: used[name] for name in to_plain(tuning["parameters"]) if name in used}
+
+    def _answers(self) -> dict[str, Any]:
+        return json.loads(self._tuning().get("answers_json") or "{}") or {}
+
+    @property
+    def parameter_intervals(self) -> dict[str, Any]:
+        """How well each tuned parameter is known.
+
+        ``(low, high)``, which holds the best value with a probability of 68 %, or, where there are
+        choices, a dictionary of their probabilities. Empty if the trials were too few.
+        """
+        return {
+            name: dict(zip(interval["choices"], interval["probabilities"], strict=True))
+            if "choices" in interval
+            else (interval["low"], interval["high"])
+            for name, interval in self._answers().get("intervals", {}).items()
+        }
+
+    @property
+    def parameter_importance(self) -> dict[str, dict[str, float]]:
+        """What each tuned parameter matters: shares of the objective's variation.
+
+        ``first`` and ``total`` over the searched space: by the parameter alone, and together with
+        others. ``local_first`` and ``local_total``: the same within a tenth of each range about
+        the best, where the first ones tell only what ruins a reconstruction.
+        """
+        return self._answers().get("importance", {})
+
+    @property
+    def tuning_notes(self) -> list[str]:
+        """What to doubt in the tuned parameters, a sentence each."""
+        answers = self._answers()
+        return [*answers.get("warnings", []), *answers.get("flat_directions", [])]

@@ -96,8 +96,9 @@ class PtychographicObject(ReconstructionRecord, signals.ComplexSignal2D):
         tuning
             ``objective`` (its name), ``parameters`` (the tuned names), ``best_trial`` (its
             number), ``trials`` (list of dictionaries) or ``trials_json`` (the same, written),
-            optionally ``space`` (name to ``{"low", "high", "log"}``), and anything plain besides.
-            Non-finite numbers in the trials become None.
+            optionally ``space`` (name to ``{"low", "high", "log"}``), ``answers`` (what
+            ``hs_autoptycho.tuning.answers.Answers.to_dict`` gives) or ``answers_json``, and
+            anything plain besides. Non-finite numbers in the trials and answers become None.
         original_metadata_general
             ``metadata.General`` of the data, kept as the object's.
 
@@ -152,8 +153,9 @@ class PtychographicObject(ReconstructionRecord, signals.ComplexSignal2D):
         }
         if tuning is not None:
             tuning = dict(tuning)
-            if "trials" in tuning:
-                tuning["trials_json"] = to_json(tuning.pop("trials"), "trials")
+            for name in ("trials", "answers"):
+                if name in tuning:
+                    tuning[f"{name}_json"] = to_json(tuning.pop(name), name)
             entry["tuning"] = to_plain(tuning, "tuning")
         general = to_plain(original_metadata_general or {}, "General")
         general["title"] = general.get("title") or "Ptychographic object"
@@ -323,8 +325,18 @@ class PtychographicObject(ReconstructionRecord, signals.ComplexSignal2D):
             title=self.metadata.General.title,
         )
 
-    def plot_tuning(self) -> Figure:
+    def plot_tuning(self, *, against: str = "trial") -> Figure:
         """Draw the objective of every trial, and each tuned parameter against the objective.
+
+        Shaded are the interval in which each parameter lies with a probability of 68 %, and the
+        noise of the objective; a parameter's importance is its share of the objective's variation
+        near the best (of names, over all that was searched). Short trials are grey, on the scale
+        of the full-length ones.
+
+        Parameters
+        ----------
+        against
+            What the objective is drawn against: ``"trial"``, or ``"seconds"`` of all trials so far.
 
         Returns
         -------
@@ -333,7 +345,10 @@ class PtychographicObject(ReconstructionRecord, signals.ComplexSignal2D):
         """
         from hs_autoptycho.plotting import tuning_figure
 
-        tuning = to_plain({k: v for k, v in self._tuning().items() if k != "trials_json"})
+        tuning = self._tuning()
+        tuning = to_plain({k: v for k, v in tuning.items() if not k.endswith("_json")})
+        answers, intervals = self._answers(), self.parameter_intervals
+        noises = [answers.get("standard_error"), answers.get("repeat_noise")]
         space = tuning.get("space") or {}
         logarithmic = {name: bool(entry["log"]) for name, entry in space.items() if "log" in entry}
         return tuning_figure(
@@ -342,6 +357,13 @@ class PtychographicObject(ReconstructionRecord, signals.ComplexSignal2D):
             objective=tuning.get("objective", "objective"),
             best_trial=tuning.get("best_trial"),
             logarithmic=logarithmic,
+            against=against,
+            intervals=intervals,
+            importance={
+                name: shares["total" if _is_named(intervals.get(name)) else "local_total"]
+                for name, shares in self.parameter_importance.items()
+            },
+            noise=max((noise for noise in noises if noise is not None), default=None),
         )
 
     # HyperSpy's properties look the getters up through the instance; the results are no objects.
@@ -381,6 +403,11 @@ def _without_gaps(phase: np.ndarray) -> np.ndarray:
     """The phase with its mean where the scan did not go."""
     finite = np.isfinite(phase)
     return np.where(finite, phase, phase[finite].mean() if finite.any() else 0.0)
+
+
+def _is_named(interval: Any) -> bool:
+    """Whether an interval is that of names, which have no neighbours near the best."""
+    return isinstance(interval, Mapping) and any(isinstance(choice, str) for choice in interval)
 
 
 def _untyped(signal):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hs_autoptycho.ptycho import corrections as module
-from hs_autoptycho.ptycho.corrections import Corrections, GrowingSteps, SecantSearch, Starts
+from hs_autoptycho.ptycho.corrections import Corrections, GrowingSteps, Starts
 from hs_autoptycho.ptycho.grid_search import DISTORTIONS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -37,16 +37,6 @@ class TestGrowingSteps:
         for _ in range(3):
             assert steps(np.array([0.0, 0.1]))[0] == 0
         assert steps.gains[0] == module.FIRST_COMMON_GAIN
-
-
-class TestSecantSearch:
-    @pytest.mark.parametrize("zero", [-0.25, 0.02, 0.22])
-    def test_finds_the_zero(self, zero):
-        search = SecantSearch(first=0.1, largest=0.2, tolerance=0.01)
-        while not search.finished and len(search.known) < 8:
-            search(1e-3 * np.sinh(2 * (zero - search.place)))
-        assert search.place == pytest.approx(zero, abs=0.01)
-        assert len(search.known) <= 5
 
 
 class TestStarts:

@@ -39,34 +39,6 @@ def test_amplitudes(scan):
     np.testing.assert_allclose(found, amplitudes(scan, INDICES), atol=2e-5)
 
 
-@pytest.mark.parametrize("axis", [0, 1])
-def test_shift(scan, axis):
-    sides = []
-    for sign in (1, -1):
-        shifts = scan.model.shifts.copy()
-        shifts[:, axis] += 0.1 * sign
-        sides.append(amplitudes(scan, INDICES, shifts=shifts))
-    check(scan, INDICES, curvature.shift(axis), 0.1, *sides)
-
-
-def test_thickness(scan):
-    sides = [
-        amplitudes(scan, INDICES, distances=tuple(d * (1 + s) for d in scan.distances))
-        for s in (0.05, -0.05)
-    ]
-    check(scan, INDICES, curvature.thickness, 0.05, *sides)
-
-
-@pytest.mark.parametrize("axis", [0, 1])
-def test_tilt(scan, axis):
-    sides = []
-    for sign in (1, -1):
-        tilt = np.array(scan.tilt)
-        tilt[axis] += sign
-        sides.append(amplitudes(scan, INDICES, tilt=tuple(tilt)))
-    check(scan, INDICES, curvature.tilt(axis), 1.0, *sides)
-
-
 def test_defocus(scan):
     ky, kx = np.meshgrid(*(np.fft.fftfreq(n) for n in scan.window), indexing="ij")
     phase = 3 * (ky**2 + 2 * kx**2)
@@ -81,11 +53,8 @@ def test_defocus(scan):
 
 
 CHANGES = {
-    "shift": curvature.shift(0),
     "distortion": curvature.distortion(np.array([[0, -1], [1, 0]])),
     "defocus": curvature.defocus(np.ones((32, 40))),
-    "thickness": curvature.thickness,
-    "tilt": curvature.tilt(1),
 }
 
 
@@ -148,25 +117,3 @@ def test_distortion_moves_positions_and_object_together(measure):
     # without the object it is another thing
     without = (alone[0] - alone[1]) / (2 * amount)
     assert np.abs(without - expected).max() > 0.5 * size
-
-
-class TestShiftCurvature:
-    def test_vanishes_in_vacuum(self, make_scan):
-        scan = make_scan(n_modes=2)
-        scan.state.object[:, 0], scan.state.object[:, 1] = 1, 0
-        found = curvature.shift_curvature(scan.state, INDICES)
-        assert np.abs(found).max() < 1e-4
-
-    def test_of_a_known_object(self, scan):
-        derivatives = []
-        for axis in (0, 1):
-            sides = []
-            for sign in (1, -1):
-                shifts = scan.model.shifts.copy()
-                shifts[:, axis] += 0.25 * sign
-                sides.append(amplitudes(scan, INDICES, shifts=shifts))
-            derivatives.append((sides[0] - sides[1]).ravel() / 0.5)
-        expected = np.array([[a @ b for b in derivatives] for a in derivatives]) / len(INDICES)
-        found = curvature.shift_curvature(scan.state, INDICES)
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * expected.max())
-        assert found[0, 1] == found[1, 0] and np.all(np.linalg.eigvalsh(found) > 0)

@@ -4,35 +4,54 @@ import numpy as np
 import pytest
 from scipy.stats import poisson
 
-from hs_autoptycho.ptycho import grid_search
 from hs_autoptycho.ptycho.curvature import amplitudes
-from hs_autoptycho.ptycho.grid_search import DISTORTIONS, GridSearch, Secants, mean_root, misfit
+from hs_autoptycho.ptycho.grid_search import (
+    DISTORTIONS,
+    GridSearch,
+    Secants,
+    mean_root,
+    misfit,
+    trust,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def secants():
+    return Secants(first=0.02, longest=0.06, shortest=3e-4, hidden=100.0)
 
 
 class TestSecants:
     @pytest.mark.parametrize("zero", [-0.09, 0.03, 0.1])
     @pytest.mark.parametrize("slope", [1.0, 1e-3])
     def test_finds_the_zero(self, zero, slope):
-        secants, place = Secants(), 0.0
+        search, place = secants(), 0.0
         for _ in range(7):
             value = slope * np.sinh(4 * (zero - place))
             if abs(value) < 1e-4 * slope:
                 break
-            place += secants.step(place, value)
+            place += search.step(place, value)
         assert place == pytest.approx(zero, abs=2e-3)
 
     def test_first_step_is_not_longer_than_what_is_seen_can_hide(self):
-        assert Secants().step(0.0, 1e-5) == pytest.approx(1e-5 * grid_search.HIDDEN)
-        assert Secants().step(0.0, -1.0) == pytest.approx(-grid_search.FIRST_STEP)
+        assert secants().step(0.0, 1e-5) == pytest.approx(1e-3)
+        assert secants().step(0.0, -1.0) == pytest.approx(-0.02)
 
     def test_misleading_values_are_forgotten(self):
-        secants = Secants()
-        secants.step(0.0, 1.0)
-        secants.step(0.02, -1e-4)  # a zero just here, it seems
-        assert secants.step(0.0199, 1.0) > 0  # but the next value says: far from it
-        assert len(secants.places) <= 3
+        search = secants()
+        search.step(0.0, 1.0)
+        search.step(0.02, -1e-4)  # a zero just here, it seems
+        assert search.step(0.0199, 1.0) > 0  # but the next value says: far from it
+        assert len(search.places) <= 3
+
+    @pytest.mark.parametrize("zero", [-0.25, 0.02, 0.22])
+    def test_without_noise_every_step_is_believed(self, zero):
+        search, place, step = Secants(first=0.1, longest=0.2), 0.0, 1.0
+        while len(search.places) < 6 and (len(search.places) < 2 or abs(step) > 0.01):
+            step = search.step(place, 1e-3 * np.sinh(2 * (zero - place)))
+            place += step
+        assert place == pytest.approx(zero, abs=0.01)
+        assert len(search.places) <= 5
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.03, 0.7, 4.2, 28.0, 33.0, 700.0])
@@ -53,10 +72,19 @@ def test_misfit_has_no_bias(make_scan):
         counts = generator.poisson(mean).astype(np.float32)
         detector = state.detector._replace(counts=counts.view(np.uint8), code=3)
         state.detector = detector
-        found = found + misfit(state, indices) / 200
+        found = found + misfit(state, indices, amplitudes(state, indices)) / 200
     spread = np.sqrt(state.detector.scale) / 2 / np.sqrt(200)
     used = state.detector.mask > 0
     assert abs(found[:, used].mean()) < 5 * spread / np.sqrt(found[:, used].size)
+
+
+def test_trust(make_scan):
+    state = make_scan(poisson=True).state
+    counts = np.array([[0.0, 1.0, 9.0]])
+    expected = np.sqrt(counts * state.detector.scale)
+    np.testing.assert_allclose(trust(state, expected), [[0, 0.5, 0.9]], rtol=1e-6)
+    state.detector = state.detector._replace(poisson=False)
+    np.testing.assert_array_equal(trust(state, expected), 1)
 
 
 class TestMeasure:
@@ -94,6 +122,18 @@ class TestMeasure:
         newton, errors = GridSearch().measure(state)
         assert newton[which] == pytest.approx(-amount, rel=0.25)
         assert abs(newton[which]) > 5 * errors[which]
+
+    @pytest.mark.parametrize("which", [0, 1])
+    def test_a_rotation_is_no_scale(self, state, which, monkeypatch):
+        search, newton = GridSearch(), np.zeros(4)
+        newton[which] = 0.06
+        monkeypatch.setattr(search, "measure", lambda *arguments: (newton, np.full(4, 1e-3)))
+        (first, scale), (second, _) = search(state), search(state)
+        steps = search._places[which]
+        turn = np.array([[np.cos(steps), -np.sin(steps)], [np.sin(steps), np.cos(steps)]])
+        expected = turn if which == 0 else np.exp(steps) * np.eye(2)
+        np.testing.assert_allclose(second @ first, expected, atol=1e-12)
+        assert scale == pytest.approx(0 if which == 0 else np.linalg.norm(first, 2) - 1)
 
     def test_leaves_the_state_alone(self, state):
         copies = state.object.copy(), state.spectra.copy(), state.positions.copy()

@@ -123,13 +123,13 @@ def test_jitter():
 def test_rotation(scan, angle):
     scan.reconstruct(50, rotation=angle, starts=Starts(grid=0))
     assert abs(scan.linear().rotation) < 0.1
-    assert scan.linear().scale == pytest.approx(1, abs=5e-3)
+    assert scan.linear().scale == pytest.approx(1, abs=2e-3)
 
 
 @pytest.mark.parametrize("factor", [1.02, 0.98])
 def test_scale(scan, factor):
     scan.reconstruct(50, scale=factor, starts=Starts(grid=0))
-    assert scan.linear().scale == pytest.approx(1, abs=5e-3)
+    assert scan.linear().scale == pytest.approx(1, abs=2e-3)
     assert abs(scan.linear().rotation) < 0.1
 
 

@@ -250,6 +250,56 @@ def test_best_parameters_without_a_usable_trial():
     assert build(tuning=tuning).best_parameters == {"defocus": 300.0, "n_probe_modes": 2}
 
 
+ANSWERS = {
+    "intervals": {
+        "defocus": {"low": 1150.0, "high": 1260.5},
+        "n_probe_modes": {"choices": [1, 2, 3], "probabilities": [0.75, 0.25, 0.0]},
+        "detector_flip": {"choices": ["none", "rows"], "probabilities": [1.0, 0.0]},
+    },
+    "importance": {
+        "defocus": {"first": 0.75, "total": 0.8125, "local_first": 0.5, "local_total": 0.625}
+    },
+    "flat_directions": ["defocus rises with thickness: …"],
+    "warnings": ["Only 36 trials can be used.", "2 of 40 trials failed."],
+    "standard_error": 0.5,
+    "repeat_noise": np.float64(2.0),
+    "noise": math.nan,
+    "equals": [3, 4],
+}
+
+
+def test_answers_are_kept_in_one_file(tmp_path):
+    expected = {
+        "defocus": (1150.0, 1260.5),
+        "n_probe_modes": {1: 0.75, 2: 0.25, 3: 0.0},
+        "detector_flip": {"none": 1.0, "rows": 0.0},
+    }
+    tuned = build(tuning={**TUNING, "answers": ANSWERS})
+    signals = [tuned, tuned.inav[0]]
+    for suffix in ("hspy", "zspy"):
+        tuned.save(tmp_path / f"tuned.{suffix}")
+        signals += [hs.load(tmp_path / f"tuned.{suffix}", lazy=lazy) for lazy in (False, True)]
+    for s in signals:
+        assert s.parameter_intervals == expected
+        assert s.parameter_importance == ANSWERS["importance"]
+        assert s.tuning_notes == [*ANSWERS["warnings"], *ANSWERS["flat_directions"]]
+    panel = tuned.plot_tuning().axes[1]
+    assert panel.get_title("right") == "matters 62%"
+    assert any(p.get_x() == 1150.0 for p in panel.patches)
+    # the larger one of the errors, about the best objective, 0
+    assert any((p.get_y(), p.get_height()) == (-2.0, 4.0) for p in panel.patches)
+    assert tuned.plot_tuning(against="seconds").axes[0].get_xlabel() == "seconds, all trials"
+
+
+@pytest.mark.parametrize("answers", [{}, {"answers": None}, {"answers": {}}])
+def test_a_tuning_without_answers_has_none(answers):
+    s = build(tuning={**TUNING, **answers})
+    assert s.parameter_intervals == {} and s.parameter_importance == {} and s.tuning_notes == []
+    assert len(s.plot_tuning().axes) == 3
+    with pytest.raises(AttributeError, match="not tuned"):
+        _ = build().tuning_notes
+
+
 @pytest.mark.parametrize("name", ["best_parameters", "trials"])
 def test_an_object_that_was_not_tuned_says_so(name):
     with pytest.raises(AttributeError, match="not tuned.*autotune_ptycho"):

@@ -4,60 +4,179 @@ import numpy as np
 import pytest
 
 from hs_autoptycho.calibration import Geometry
-from hs_autoptycho.data import twisted_bilayer_mos2
 from hs_autoptycho.ptycho.experiment import Experiment
-from hs_autoptycho.tuning.default_space import default_space, largest_defocus
+from hs_autoptycho.ptycho.geometry_estimate import GeometryEstimate
+from hs_autoptycho.ptycho.parameters import PARAMETERS, ParameterError
+from hs_autoptycho.ptycho.stages import check_together
+from hs_autoptycho.tuning.couplings import DEGENERATE_PAIRS
+from hs_autoptycho.tuning.default_space import (
+    DEFAULT_SET,
+    default_range,
+    default_space,
+    largest_defocus,
+)
+from hs_autoptycho.tuning.space import read_space
+
+TUNABLE = [name for name, parameter in PARAMETERS.items() if parameter.tunable]
+
+
+def geometry(**changed):
+    return Geometry(
+        **{
+            "beam_energy": 80,
+            "scan_shape": (20, 24),
+            "detector_shape": (56, 64),
+            "scan_step": 0.9,
+            "reciprocal_pixel": 0.0625,
+            "convergence_angle": 21.4,
+            "disk_center": (28, 32),
+            "disk_radius": 8.1,
+            **changed,
+        }
+    )
+
+
+def an_experiment(**changed):
+    g = geometry(**changed)
+    shape = (np.prod(g.scan_shape), *g.detector_shape)
+    return Experiment(np.broadcast_to(np.ones((1, 1, 1), np.uint8), shape), g)
 
 
 @pytest.fixture(scope="module")
 def experiment():
-    scan = twisted_bilayer_mos2(scan_shape=(20, 24), detector_shape=(56, 64))
-    geometry = Geometry(
-        beam_energy=80,
-        scan_shape=(20, 24),
-        detector_shape=(56, 64),
-        scan_step=0.9,
-        reciprocal_pixel=0.0625,
-        convergence_angle=21.4,
-        disk_center=(28, 32),
-        disk_radius=8.1,
-    )
-    return Experiment(scan.data.reshape(-1, 56, 64), geometry)
+    return an_experiment()
+
+
+FOUND = GeometryEstimate(
+    scan_rotation=12.0, scan_rotation_error=0.3, defocus=200.0, defocus_error=5.0,
+    C12a=30.0, C12a_error=2.0, C12b=-11.0, C12b_error=4.0,
+)  # fmt: skip
 
 
 def ranges(dimensions):
-    return {d.name: (d.low, d.high) for d in dimensions}
+    return {d.name: (d.low, d.high) for d in dimensions if not d.choices}
 
 
-def test_ranges_hold_the_truth_and_are_narrow(experiment):
-    dimensions, notes = default_space(experiment, {})
+def middles(dimensions):
+    return {name: np.mean(limits) for name, limits in ranges(dimensions).items()}
+
+
+def test_what_was_measured_is_in_the_middle(experiment):
+    dimensions, notes = default_space(experiment, {}, FOUND)
+    assert [d.name for d in dimensions] == list(DEFAULT_SET)
+    assert middles(dimensions) == pytest.approx(
+        {"scan_rotation": 12, "defocus": 200, "C12a": 30, "C12b": -11}
+    )
     found = ranges(dimensions)
-    assert found["scan_rotation"][0] < 12 < found["scan_rotation"][1]
     assert np.ptp(found["scan_rotation"]) < 30
-    assert found["defocus"][0] < 200 < found["defocus"][1]
-    assert any("rotation" in note for note in notes)
+    assert np.ptp(found["defocus"]) < 300
+    assert dimensions[-1].choices == (1, 2, 4)
+    assert any("rotation of 12.0" in note and "-168.0" in note for note in notes)
+
+
+def test_ranges_are_as_wide_as_the_errors_ask_for(experiment):
+    wide = GeometryEstimate(
+        scan_rotation=0.0, scan_rotation_error=9.0, defocus=200.0, defocus_error=90.0
+    )
+    found = ranges(default_space(experiment, {}, wide)[0])
+    assert np.ptp(found["scan_rotation"]) == pytest.approx(90)
+    assert np.ptp(found["defocus"]) == pytest.approx(900)
 
 
 def test_what_is_held_is_not_tuned_and_decides_the_sign(experiment):
-    dimensions, _ = default_space(experiment, {"defocus": -200.0})
-    found = ranges(dimensions)
-    assert set(found) == {"scan_rotation"}
-    assert found["scan_rotation"][0] < -168 < found["scan_rotation"][1]
-    dimensions, _ = default_space(experiment, {"scan_rotation": -168.0})
-    found = ranges(dimensions)
-    assert set(found) == {"defocus"}
-    assert found["defocus"][0] < -200 < found["defocus"][1] < 0
+    found = middles(default_space(experiment, {"defocus": -200.0}, FOUND)[0])
+    assert found == pytest.approx({"scan_rotation": -168, "C12a": -30, "C12b": 11})
+    found = middles(default_space(experiment, {"scan_rotation": -160.0}, FOUND)[0])
+    assert found == pytest.approx({"defocus": -200, "C12a": -30, "C12b": 11})
+    # and so does a defocus that the metadata state
+    found = middles(default_space(an_experiment(defocus=-180.0), {}, FOUND)[0])
+    assert (found["scan_rotation"], found["defocus"]) == pytest.approx((-168, -200))
 
 
-def test_without_motion_everything_is_searched(experiment):
-    noise = np.random.default_rng(0).poisson(3, size=experiment.counts.shape).astype(np.uint8)
-    dimensions, notes = default_space(experiment.with_counts(noise), {})
+@pytest.mark.parametrize(
+    "nothing", [None, GeometryEstimate()], ids=["no estimate", "found nothing"]
+)
+def test_without_motion_everything_is_searched(experiment, nothing):
+    dimensions, notes = default_space(experiment, {}, nothing)
     limit = largest_defocus(experiment.geometry)
-    assert ranges(dimensions) == {
-        "scan_rotation": (-180, 180),
-        "defocus": pytest.approx((-limit, limit), rel=1e-4),
-    }
+    found = ranges(dimensions)
+    assert found["scan_rotation"] == (-180, 180)
+    assert found["defocus"] == pytest.approx((-limit, limit), rel=1e-4)
+    assert found["C12a"][0] == -found["C12a"][1] < 0
     assert any("no motion" in note for note in notes)
+
+
+def test_a_stated_defocus_is_a_middle_too():
+    found = ranges(default_space(an_experiment(defocus=150.0), {}, None)[0])
+    assert np.mean(found["defocus"]) == pytest.approx(150)
+    assert found["defocus"][0] > 0
+
+
+def test_one_of_two_that_are_alike_is_held(experiment, monkeypatch):
+    names = [d.name for d in default_space(experiment, {}, FOUND)[0]]
+    pairs = [{first, second} for first, second, _ in DEGENERATE_PAIRS]
+    assert not any(pair <= set(names) for pair in pairs)
+    monkeypatch.setitem(DEFAULT_SET, "scan_scale", None)
+    assert "scan_scale" not in [d.name for d in default_space(experiment, {}, FOUND)[0]]
+    held = {"defocus": 200.0}
+    assert "scan_scale" in [d.name for d in default_space(experiment, held, FOUND)[0]]
+
+
+def test_both_are_tuned_where_both_were_asked_for(experiment):
+    dimensions, notes = default_space(experiment, {}, FOUND, ["scan_scale", "defocus"])
+    assert [d.name for d in dimensions] == ["scan_scale", "defocus"]
+    assert any("scan_scale" in note and "hardly" in note for note in notes)
+
+
+def test_slices_come_with_their_thickness(experiment):
+    dimensions, _ = default_space(experiment, {}, FOUND, ["n_slices"])
+    assert [d.name for d in dimensions] == ["n_slices", "thickness"]
+    dimensions, _ = default_space(experiment, {"thickness": 40.0}, FOUND, ["n_slices"])
+    assert [d.name for d in dimensions] == ["n_slices"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"scan_shape": (2, 3)},
+     {"beam_energy": 300, "scan_step": 31.0, "reciprocal_pixel": 3e-4, "disk_radius": 9.0,
+      "convergence_angle": 0.06}],
+    ids=["usual", "tiny", "large field"],
+)  # fmt: skip
+@pytest.mark.parametrize("name", TUNABLE)
+def test_every_parameter_has_a_range_that_can_be_searched(name, changed):
+    experiment = an_experiment(**changed)
+    dimension = default_range(name, experiment, FOUND, {})
+    if dimension.choices:
+        description = list(dimension.choices)
+        assert len(description) > 1
+    else:
+        description = (dimension.low, dimension.high, *(["log"] if dimension.log else []))
+    assert read_space({name: description})[0] == [dimension]
+    others = {"n_slices": 2, "n_probe_modes": 2, "thickness": 30.0, "aperture": "disk"}
+    others.pop(name, None)
+    if name == "n_slices":
+        others["thickness"] = 30.0
+    for place in (0, 0.5, 1):
+        values = experiment.complete({"defocus": 200.0, **others, name: dimension.value(place)})
+        check_together(values, counted=True)
+
+
+def test_algorithms_with_steps_of_their_own(experiment):
+    line_search = default_range("step_object", experiment, None, {})
+    other = default_range("step_object", experiment, None, {"algorithm": "epie"})
+    assert line_search.low < 1 < line_search.high
+    assert other.low < 0.3 < other.high < line_search.high
+
+
+def test_what_cannot_be_tuned(experiment):
+    with pytest.raises(ParameterError, match="beam_energy: .*cannot be tuned"):
+        default_space(experiment, {}, FOUND, ["beam_energy"])
+    with pytest.raises(ParameterError, match="defocus is to be tuned, but it is held at 3"):
+        default_space(experiment, {"defocus": 3}, FOUND, ["defocus"])
+    with pytest.raises(TypeError, match="'focus'"):
+        default_space(experiment, {}, FOUND, ["focus"])
+    with pytest.raises(TypeError, match="'focus'"):
+        default_range("focus", experiment)
 
 
 def test_largest_defocus_still_fits_the_window(experiment):

@@ -1,0 +1,201 @@
+"""The table and the plot of benchmarks/tuning.py, from its records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from reporting import rst_table
+
+Record = dict[str, Any]
+
+MARK = "..\n   results of benchmarks/tuning.py\n"
+#: Draws with replacement of as many trials as a random search has.
+DRAWS = 1000
+#: How much worse than the expert's a picture may be.
+MARGIN = 0.005
+COLOURS = {"multifidelity": "#0072B2", "full": "#009E73", "random": "#999999"}
+NAMES = {
+    "multifidelity": "several fidelities",
+    "full": "full length only",
+    "random": "random search",
+}
+
+
+def report(records: Sequence[Record], out: str, plot: str) -> None:
+    """Put the tables after the mark in the file of the docs, and draw the plot."""
+    sections = [simulated(records), real(records)]
+    path = Path(out)
+    head = path.read_text().split(MARK)[0] if path.exists() else ""
+    text = "\n\n".join(section for section in sections if section)
+    path.write_text(f"{head}{MARK}\n{text}\n\n{stamp(records)}\n")
+    draw(records, plot)
+
+
+def stamp(records: Sequence[Record]) -> str:
+    """Where and when."""
+    machines = sorted({r["machine"] for r in records})
+    dates = sorted({r["date"] for r in records})
+    return f"{'; '.join(machines)}. {dates[0]} to {dates[-1]}."
+
+
+def by_case(records: Sequence[Record], case: str) -> list[Record]:
+    """Records of a case, by seed."""
+    return sorted((r for r in records if r["case"] == case), key=lambda r: r["seed"])
+
+
+def simulated(records: Sequence[Record]) -> str:
+    """The simulated scan: all ways of searching against the expert."""
+    experts = {r["seed"]: r["correlation"] for r in by_case(records, "expert")}
+    if not experts:
+        return ""
+    rows = []
+    for case in ("multifidelity", "full"):
+        for r in by_case(records, case):
+            lead = r["correlation"] - experts[r["seed"]]
+            rows.append(
+                [
+                    NAMES[case],
+                    r["seed"],
+                    len(r["trials"]),
+                    f"{sum(t['full_lengths'] for t in r['trials']):.1f}",
+                    f"{sum(t['engine_seconds'] for t in r['trials']):.0f}",
+                    f"{r['seconds']:.0f}",
+                    f"{r['correlation']:.4f}",
+                    f"{lead:+.4f}",
+                    "yes" if lead >= -MARGIN else "no",
+                ]
+            )
+    head = ["search", "seed", "trials", "full lengths", "engine s", "all s", "r", "r − expert's",
+            "within 0.005"]  # fmt: skip
+    lines = [rst_table(head, rows)]
+    several, alone = by_case(records, "multifidelity"), by_case(records, "full")
+    good = sum(r["correlation"] >= experts[r["seed"]] - MARGIN for r in several)
+    lines.append(
+        f"Several fidelities: {good} of {len(several)} seeds within {MARGIN} of the expert, whose "
+        f"r is {np.mean(list(experts.values())):.4f} on average. "
+        f"{sum(len(r['trials']) for r in several) / len(several):.0f} points of the grid of ten "
+        "values a parameter (four of the number of modes) that has 4 × 10⁷: "
+        f"{100 * len(several[0]['trials']) / 4e7:.1e} % of it."
+    )
+    if alone:
+        pairs = [(r, s) for r in alone for s in several if r["seed"] == s["seed"]]
+        ratio = np.mean([_engine(s) / _engine(r) for r, s in pairs])
+        lines.append(f"Engine time of several fidelities over that of full lengths: {ratio:.2f}.")
+    lines += [random_search(r, several, experts) for r in by_case(records, "random")]
+    peers = by_case(records, "py4DSTEM") + by_case(records, "py4DSTEM, ten times as long")
+    if peers:
+        head = ["optimiser", "seed", "s", "evaluations", "passes", "r of its best", "ours"]
+        ours = {r["seed"]: r["correlation"] for r in several}
+        rows = [
+            [r["case"], r["seed"], f"{r['seconds']:.0f}", len(r["evaluations"]), r["n_iterations"],
+             f"{r['correlation']:.3f}", f"{ours.get(r['seed'], float('nan')):.3f}"]
+            for r in peers
+        ]  # fmt: skip
+        lines.append(rst_table(head, rows))
+    return "\n\n".join(lines)
+
+
+def random_search(record: Record, ours: Sequence[Record], experts: dict[int, float]) -> str:
+    """One random search, and what others like it would find."""
+    trials = [t for t in record["trials"] if t["objective"] is not None]
+    trials = [t for t in trials if t["correlation"] is not None]
+    objective = np.array([t["objective"] for t in trials])
+    correlation = np.array([t["correlation"] for t in trials])
+    generator = np.random.default_rng(0)
+    draws = generator.integers(len(trials), size=(DRAWS, len(trials)))
+    chosen = correlation[draws[np.arange(DRAWS), objective[draws].argmin(1)]]
+    # the trial's r is of fewer passes and 90 % of the counts: ours is taken alike
+    alike = [next(t for t in r["trials"] if t["number"] == r["best_trial"]) for r in ours]
+    alike = [t["correlation"] for t in alike if t["correlation"] is not None]
+    worse = np.mean([chosen.max() < value for value in alike])
+    return (
+        f"Random search, {len(record['trials'])} trials at full length, five times as many full "
+        f"lengths as 60: its best by the objective has r = {correlation[objective.argmin()]:.4f}, "
+        f"the highest r of all its trials, whatever their objective, is {correlation.max():.4f}. "
+        f"Drawn again {DRAWS} times from these trials, r of the best by the objective is "
+        f"{np.quantile(chosen, 0.05):.4f} to {np.quantile(chosen, 0.95):.4f} (5 to 95 %). The "
+        f"trials that several fidelities choose have {min(alike):.4f} to {max(alike):.4f}; "
+        f"{100 * worse:.0f} % of the seeds are better than all of these draws."
+    )
+
+
+def _engine(record: Record) -> float:
+    return sum(t["engine_seconds"] for t in record["trials"])
+
+
+def real(records: Sequence[Record]) -> str:
+    """The real scan with nothing said."""
+    found = by_case(records, "real")
+    if not found:
+        return ""
+    rows = []
+    for r in found:
+        best = r["best_parameters"]
+        low, high = r["intervals"].get("scan_rotation", (float("nan"),) * 2)
+        rows.append(
+            [
+                r["seed"],
+                f"{best['scan_rotation']:.2f} ({low:.2f} to {high:.2f})",
+                f"{best['defocus'] / 1e4:.3f}",
+                best.get("n_probe_modes", ""),
+                f"{r['objective']:.6f}",
+                f"{r['expert']:.6f}",
+                f"{r['seconds']:.0f}",
+            ]
+        )
+    head = ["seed", "rotation (68 %)", "defocus µm", "modes", "held-out deviance", "expert's", "s"]
+    return "Real scan\n~~~~~~~~~\n\n" + rst_table(head, rows)
+
+
+def draw(records: Sequence[Record], file: str) -> None:
+    """Objective and truth against full lengths and against seconds, every seed a line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 2, figsize=(9, 6.5), sharey="row", layout="constrained")
+    floor = min(
+        t["objective"]
+        for r in records
+        for t in r.get("trials", [])
+        if t["objective"] is not None and t["correlation"] is not None
+    )
+    for case in ("random", "full", "multifidelity"):
+        for i, record in enumerate(by_case(records, case)):
+            for column, unit in enumerate(("full_lengths", "seconds")):
+                x, objective, correlation = best_so_far(record, unit)
+                label = NAMES[case] if i == 0 and column == 0 else None
+                options = {"color": COLOURS[case], "lw": 1.2, "alpha": 0.8, "where": "post"}
+                axes[0, column].step(x, objective - floor + 1e-6, label=label, **options)
+                axes[1, column].step(x, correlation, **options)
+    experts = [r["correlation"] for r in by_case(records, "expert")]
+    for ax, name in zip(axes[1], ("work in full-length trials", "seconds"), strict=True):
+        if experts:
+            ax.axhline(np.mean(experts), color="k", lw=0.8, ls=":")
+        ax.set(xlabel=name)
+    for ax in axes.flat:
+        ax.set_xscale("log")
+    axes[0, 0].set(yscale="log", ylabel="held-out deviance − lowest")
+    axes[1, 0].set(ylabel="correlation with the truth", ylim=(0, 1))
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    figure.savefig(file, dpi=110)
+
+
+def best_so_far(record: Record, unit: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Work or time, and objective and correlation of the best full-length trial till then."""
+    x, objective, correlation, spent = [], [], [], 0.0
+    best = None
+    for trial in record["trials"]:
+        spent += trial[unit]
+        if trial["correlation"] is None or trial["purpose"] == "repeat":
+            continue
+        if best is None or trial["objective"] < best["objective"]:
+            best = trial
+        x.append(spent)
+        objective.append(best["objective"])
+        correlation.append(best["correlation"])
+    return np.array(x), np.array(objective), np.array(correlation)

@@ -1,0 +1,272 @@
+"""From a HyperSpy signal to tuned parameters and the reconstruction made with them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hs_autoptycho._running import check_count, check_seed, progressbar, threads, versions
+from hs_autoptycho._scan import RECORDING, VERSIONS, Scan, read_scan, wrap_reconstruction
+from hs_autoptycho.ptycho.geometry_estimate import GeometryEstimate, estimate
+from hs_autoptycho.ptycho.parameters import (
+    PARAMETERS,
+    ParameterError,
+    check_names,
+    check_parameters,
+)
+from hs_autoptycho.signals import PtychographicObject
+from hs_autoptycho.tuning.answers import answer
+from hs_autoptycho.tuning.beliefs import with_beliefs
+from hs_autoptycho.tuning.default_space import default_space
+from hs_autoptycho.tuning.engines import Engine, make_engine
+from hs_autoptycho.tuning.executor import Distributed, InProcess
+from hs_autoptycho.tuning.objectives import make_objective
+from hs_autoptycho.tuning.schedule import Strategy, make_strategy
+from hs_autoptycho.tuning.space import (
+    Dimension,
+    complete_point,
+    degenerate_notes,
+    read_space,
+    settle,
+)
+from hs_autoptycho.tuning.study import Study
+from hs_autoptycho.tuning.trial import Fidelity
+from hs_autoptycho.tuning.tuner import Tuning, tune
+
+_logger = logging.getLogger(__name__)
+
+
+class Search(NamedTuple):
+    """What is searched, and what is not."""
+
+    dimensions: list[Dimension]
+    held: dict[str, Any]
+    start: list[dict[str, Any]]
+    estimate: GeometryEstimate
+
+
+def tune_signal(
+    signal,
+    *,
+    parameters: Any,
+    n_trials: int,
+    objective: str | Callable[[Any], float],
+    strategy: str,
+    fixed: Mapping[str, Any] | None,
+    study: Any,
+    client: Any,
+    engine: str,
+    n_iterations: int,
+    n_trial_iterations: int,
+    callback: Callable[[dict[str, Any]], bool | None] | None,
+    random_state: int,
+    show_progressbar: bool | None,
+    num_workers: int | None,
+) -> PtychographicObject:
+    """Tune a signal's reconstruction; see `methods.autotune_ptycho` for the options."""
+    for name, value in (
+        ("n_trials", n_trials),
+        ("n_iterations", n_iterations),
+        ("n_trial_iterations", n_trial_iterations),
+    ):
+        check_count(name, value)
+    random_state = check_seed(random_state)
+    engine = make_engine(engine)
+    held = dict(fixed or {})
+    recording = {name: held.pop(name, None) for name in RECORDING}
+    check_names(held, "fixed parameter")
+    held = check_parameters(held)
+    dimensions, single, wanted = read_space(parameters if parameters is not None else {})
+    for name in [*single, *wanted, *(d.name for d in dimensions)]:
+        if name in held:
+            raise ParameterError(f"{name} is both in `parameters` and in `fixed`.")
+    held.update(single)
+
+    with threads(num_workers):
+        # the rotation is about to be found
+        stated = {"scan_rotation": 0.0, **held}
+        scan = read_scan(signal, stated, show_progressbar, **recording)
+        search = _search_space(scan, dimensions, wanted, held, engine, everything=not parameters)
+        plan = make_strategy(
+            strategy,
+            search.dimensions,
+            full=Fidelity(n_trial_iterations),
+            n_positions=len(scan.experiment.counts),
+            n_trials=n_trials,
+            start=search.start,
+            random_state=random_state,
+        )
+        score = make_objective(objective, scan.experiment, random_state=random_state, engine=engine)
+        header = {
+            "fingerprint": scan.fingerprint,
+            "objective": score.name,
+            "engine": engine.name,
+            "strategy": strategy,
+            "space": {d.name: d.to_dict() for d in search.dimensions},
+            "held": {**search.held, **_in_words(recording)},
+            "n_trial_iterations": n_trial_iterations,
+            "random_state": random_state,
+            "versions": versions(VERSIONS),
+        }
+        if client is None:
+            executor = InProcess(score, search.held)
+        else:
+            executor = Distributed(score, search.held, client)
+        with (
+            Study.open(study, header) as journal,
+            progressbar(n_trials, "Tune", show_progressbar) as bar,
+        ):
+            bar.update(len(journal.trials))
+
+            def update(trial, best) -> bool | None:
+                if best is not None:
+                    bar.set_postfix(best=f"{best.objective:.6g}", trial=best.number)
+                bar.update()
+                return callback(trial.to_dict()) if callback is not None else None
+
+            tuning = tune(plan, executor, journal, callback=update)
+        values = scan.experiment.complete({**search.held, **tuning.best.parameters})
+        if tuning.interrupted:
+            reconstruction = _as_it_was(tuning, scan, values, engine)
+            scan.notes.append(
+                f"Tuning was interrupted after {len(tuning.trials)} of {n_trials} trials; the "
+                f"object is that of trial {tuning.best.number}, not refined."
+            )
+        else:
+            with progressbar(n_iterations, "Refine", show_progressbar) as bar:
+                reconstruction = engine.fit(
+                    scan.experiment,
+                    values,
+                    n_iterations=n_iterations,
+                    random_state=random_state,
+                    monitor=lambda *_: bar.update() and None,
+                ).reconstruction
+    record = _record(plan, search, tuning, score, header)
+    return wrap_reconstruction(scan, values, reconstruction, random_state, record)
+
+
+def _search_space(
+    scan: Scan,
+    dimensions: Sequence[Dimension],
+    wanted: Sequence[str],
+    held: Mapping[str, Any],
+    engine: Engine,
+    *,
+    everything: bool,
+) -> Search:
+    """What varies, in ranges that are measured where nobody gave any.
+
+    Parameters
+    ----------
+    scan
+        The data; notes are added.
+    dimensions
+        With ranges that a user gave.
+    wanted
+        Names of parameters that a user wants to have tuned, in ranges from the data.
+    held
+        Parameters that all trials share.
+    engine
+        Asked whether it can do with them.
+    everything
+        Whether nobody said what to tune.
+    """
+    experiment, held = scan.experiment, dict(held)
+    given = {d.name for d in dimensions}
+    known = given | set(held) | set(wanted)
+    notes = []
+    found = estimate(experiment, held=held)
+    notes += found.notes
+    if "detector_flip" not in known:
+        held["detector_flip"] = found.detector_flip
+    if everything or wanted:
+        more, said = default_space(experiment, held, found, wanted)
+        dimensions = [*dimensions, *(d for d in more if d.name not in given)]
+        notes += said
+    for name in ("scan_rotation", "defocus"):
+        if name in held or any(d.name == name for d in dimensions):
+            continue
+        stated = experiment.geometry.defocus if name == "defocus" else None
+        value = getattr(found, name) if stated is None else stated
+        if value is None:
+            raise ParameterError(
+                f"The {name} is neither known nor to be told from the data. Give a range for it in "
+                "`parameters`, or its value in `fixed`."
+            )
+        held[name] = float(f"{value:.6g}")
+        notes.append(f"{name} was held at {held[name]:g} {PARAMETERS[name].unit}.")
+    dimensions, held = settle(dimensions, held)
+    if not dimensions:
+        raise ParameterError(
+            "There is nothing to tune: everything is held. Give ranges in `parameters`, or call "
+            "reconstruct_ptycho."
+        )
+    notes = list(dict.fromkeys([*notes, *degenerate_notes(dimensions)]))
+    dimensions, start, said = with_beliefs(dimensions, found, held)
+    notes += said
+    scan.notes += notes
+    for note in notes:
+        _logger.info(note)
+    # what cannot work for any trial is said before the first
+    some = complete_point(dimensions, {d.name: d.nearest(None) for d in dimensions})
+    values = experiment.complete({**held, **some})
+    if hasattr(engine, "check"):
+        engine.check(experiment, values)
+    return Search(dimensions, held, start, found)
+
+
+def _as_it_was(tuning: Tuning, scan: Scan, values: Mapping[str, Any], engine: Engine):
+    """The best trial's reconstruction, made again where it is not at hand."""
+    reconstruction = tuning.reconstruction
+    if reconstruction is None:
+        reconstruction = engine.fit(
+            scan.experiment,
+            values,
+            n_iterations=tuning.best.fidelity.n_iterations,
+            random_state=tuning.best.seed,
+        ).reconstruction
+    reconstruction.status = "interrupted"
+    return reconstruction
+
+
+def _record(plan: Strategy, search: Search, tuning: Tuning, score, header) -> dict[str, Any]:
+    """What the result remembers of the tuning."""
+    answers = answer(
+        search.dimensions,
+        tuning.trials,
+        tuning.best,
+        full=plan.full,
+        random_state=header["random_state"],
+    )
+    for sentence in answers.warnings:
+        _logger.warning(sentence)
+    return {
+        "objective": score.name,
+        "engine": header["engine"],
+        "strategy": header["strategy"],
+        "parameters": [d.name for d in search.dimensions],
+        "space": header["space"],
+        "best_trial": tuning.best.number,
+        "trials": [trial.to_dict() for trial in tuning.trials],
+        "n_trial_iterations": header["n_trial_iterations"],
+        "estimate": search.estimate.to_dict(),
+        "answers": answers.to_dict(),
+    }
+
+
+def _in_words(recording: Mapping[str, Any]) -> dict[str, Any]:
+    """What a user said of the recording, an array by its digest."""
+    words = {}
+    for name, value in recording.items():
+        if value is None:
+            continue
+        array = np.asarray(
+            getattr(value, "data", value) if hasattr(value, "axes_manager") else value
+        )
+        digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+        words[name] = array.tolist() if array.size <= 2 else f"{array.shape} {digest}"
+    return words

@@ -1,0 +1,364 @@
+"""Where trials run: one after the other in this process, or side by side on a cluster."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numba
+
+from hs_autoptycho.tuning.trial import Trial, run_trial
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+    from hs_autoptycho.ptycho.solver import Reconstruction
+    from hs_autoptycho.tuning.objectives import Objective
+
+_logger = logging.getLogger(__name__)
+
+Limits = Sequence[tuple[int, float]]
+
+# Seconds: between two looks at which workers are there; for a worker to be ready for the data; for
+# it to hand over a trial.
+_LOOK, _READY, _TRANSFER = 0.5, 1.0, 60.0
+# Threads of one process share what an objective keeps, and numba's "workqueue" layer cannot be
+# entered by two of them: one trial a process at a time, whoever it is for.
+_one_at_a_time = threading.Lock()
+
+
+class Executor(Protocol):
+    """Runs trials."""
+
+    @property
+    def capacity(self) -> int:
+        """How many trials can be under way now; at least 1."""
+
+    def submit(self, trial: Trial, limits: Limits = ()) -> None:
+        """Have a trial run; its number tells it from others."""
+
+    def wait(self) -> list[tuple[Trial, Reconstruction | None]]:
+        """Trials that have ended, as soon as there is one; perhaps none where `capacity` grew."""
+
+    def close(self) -> None:
+        """Give up what is under way."""
+
+
+class InProcess:
+    """Runs one trial after the other, within `wait`.
+
+    Parameters
+    ----------
+    objective
+        Scores parameters.
+    held
+        Parameters that all trials share.
+    """
+
+    capacity = 1
+
+    def __init__(self, objective: Objective, held: Mapping[str, Any]):
+        self._objective, self._held = objective, held
+        self._waiting: deque[tuple[Trial, Limits]] = deque()
+
+    def submit(self, trial: Trial, limits: Limits = ()) -> None:
+        """Have a trial run at the next `wait`."""
+        self._waiting.append((trial, limits))
+
+    def wait(self) -> list[tuple[Trial, Reconstruction | None]]:
+        """Run a trial; after Ctrl-C its status is ``"interrupted"``."""
+        if not self._waiting:
+            return []
+        trial, limits = self._waiting.popleft()
+        return [(trial, run_trial(self._objective, trial, self._held, limits))]
+
+    def close(self) -> None:
+        """Forget what has not run."""
+        self._waiting.clear()
+
+
+class Distributed:
+    """Runs trials side by side on the workers of a ``distributed`` cluster.
+
+    Every worker runs one trial at a time, with as many threads of the kernels as it has itself, so
+    that it needs no more memory than one reconstruction does. It is sent the data once, before its
+    first trial. A trial stays on the worker it was given to: data that were sent to a worker die
+    with it, and a trial that kills its worker cannot take along those that would wait behind it.
+
+    A trial whose worker was lost, or that could not be sent or fetched, is started again on a
+    worker that is there, `n_retries` times; then it has failed. Workers may come and go.
+
+    Parameters
+    ----------
+    objective
+        Scores parameters. It goes to the workers with the data it holds.
+    held
+        Parameters that all trials share.
+    client
+        Of the cluster.
+    n_retries
+        How often a trial is started again.
+    patience
+        Seconds to wait for a worker where there is none. After that the trials that wait are
+        returned as ``"interrupted"``, which is no result: the search ends and can be continued.
+    return_reconstruction
+        Whether the reconstructions of the trials are fetched, too.
+
+    Raises
+    ------
+    TypeError
+        For an asynchronous client.
+    Exception
+        Of `submit` and `wait`: whatever kept all workers from taking the objective.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        held: Mapping[str, Any],
+        client: Client,
+        *,
+        n_retries: int = 2,
+        patience: float = 300.0,
+        return_reconstruction: bool = False,
+    ):
+        if getattr(client, "asynchronous", False):
+            raise TypeError("An asynchronous client was given: make one with asynchronous=False.")
+        self._objective, self._held, self._client = objective, dict(held), client
+        self._n_retries, self._patience = n_retries, patience
+        self._return_reconstruction = return_reconstruction
+        self._id = uuid.uuid4().hex[:12]
+        self._waiting: deque[_Run] = deque()
+        self._running: dict[str, _Run] = {}  # by the worker's address
+        self._data: dict[str, Future] = {}  # the same
+        self._ended: list[tuple[Trial, Reconstruction | None]] = []
+        self._unfit: set[str] = set()  # workers that cannot take the data
+        self._known: set[str] = set()  # workers, as the caller knows them
+        self._call: Future | None = None
+        self._idle_since: float | None = None
+
+    @property
+    def capacity(self) -> int:
+        """Number of workers that are there now; at least 1."""
+        self._known = set(self._workers())
+        return max(1, len(self._known - self._unfit))
+
+    def submit(self, trial: Trial, limits: Limits = ()) -> None:
+        """Have a trial run as soon as a worker is free."""
+        self._waiting.append(_Run(trial, limits, time.perf_counter()))
+        workers = self._workers()
+        self._known = set(workers)
+        self._place(workers)
+
+    def wait(self) -> list[tuple[Trial, Reconstruction | None]]:
+        """Trials that have ended, as soon as there is one.
+
+        Also returns, with none, when a worker has joined that could run a further one.
+        """
+        from distributed import wait
+        from distributed.client import CancelledError
+
+        while self._running or self._waiting or self._ended:
+            workers = self._workers()
+            self._collect(workers)
+            self._place(workers)
+            free = set(workers) - self._known - self._unfit - set(self._running)
+            if self._ended or free:
+                self._known = set(workers)
+                ended, self._ended = self._ended, []
+                return ended
+            if not self._running:
+                self._wait_for_workers()
+                continue
+            futures = [run.future for run in self._running.values()]
+            try:
+                wait(futures, timeout=_LOOK, return_when="FIRST_COMPLETED")
+            except TimeoutError:
+                pass
+            except CancelledError:  # with its worker: seen by `_collect`
+                time.sleep(_LOOK / 10)
+        return []
+
+    def close(self) -> None:
+        """Cancel what is under way, and free the workers of the data.
+
+        A trial that a worker has begun cannot be taken from it and is run to its end there, for
+        nobody.
+        """
+        futures = [run.future for run in self._running.values()]
+        futures += [f for f in (*self._data.values(), self._call) if f is not None]
+        self._waiting.clear()
+        self._running.clear()
+        self._data.clear()
+        self._call = None
+        try:
+            self._client.cancel(futures)
+        except Exception as error:  # the cluster is gone, and all of this with it
+            _logger.debug("Nothing could be cancelled: %r", error)
+
+    def _workers(self) -> dict[str, int]:
+        """Threads by address of the workers that are there."""
+        try:
+            return dict(self._client.nthreads())
+        except Exception as error:  # the scheduler is gone, for now or for good
+            _logger.debug("The scheduler does not answer: %r", error)
+            return {}
+
+    def _place(self, workers: Mapping[str, int]) -> None:
+        """Start what waits on workers that are free."""
+        for address in set(self._data) - set(workers):
+            del self._data[address]
+        for address, n_threads in workers.items():
+            if not self._waiting:
+                return
+            if address in self._running or address in self._unfit:
+                continue
+            data = self._data_on(address)
+            if data is None:
+                continue
+            run = self._waiting.popleft()
+            run.attempts += 1
+            run.future = self._client.submit(
+                _run_on_worker,
+                data,
+                run.trial,
+                self._held,
+                run.limits,
+                n_threads,
+                self._return_reconstruction,
+                key=f"trial-{run.trial.number}-{run.attempts}-{self._id}",
+                workers=[address],
+                allow_other_workers=False,
+                pure=False,
+            )
+            self._running[address] = run
+            self._idle_since = None
+
+    def _data_on(self, address: str) -> Future | None:
+        """The objective on a worker, sent if it is not there; None if the worker is lost."""
+        data = self._data.get(address)
+        if data is None or data.status != "finished":
+            try:
+                # a key of its own for each worker: copies of one key are thrown away when idle
+                [data] = self._client.scatter(
+                    [self._objective], workers=[address], hash=False, timeout=_READY
+                )
+            except (OSError, TimeoutError, KeyError) as error:  # gone, or short of memory
+                _logger.warning("The data could not be sent to worker %s: %r", address, error)
+                return None
+            except Exception as error:
+                self._unfit.add(address)
+                _logger.warning("Worker %s cannot take the data: %r", address, error)
+                if not self._running and self._unfit.issuperset(self._workers()):
+                    raise
+                return None
+            self._data[address] = data
+        return data
+
+    def _collect(self, workers: Mapping[str, int]) -> None:
+        """Take what has ended off its worker; have what was lost run again."""
+        for address, run in list(self._running.items()):
+            status, lost = run.future.status, None
+            if status == "finished":
+                try:
+                    trial, reconstruction = run.future.result(timeout=_TRANSFER)
+                    trial.attempts = run.attempts
+                    if trial.status == "failed":
+                        _logger.warning("Trial %d failed: %s", trial.number, trial.message)
+                    self._ended.append((trial, reconstruction))
+                except Exception as error:  # the worker was lost with the result
+                    lost = f"its result could not be fetched: {type(error).__name__}: {error}"
+            elif status == "error":
+                error = run.future.exception(timeout=_TRANSFER)
+                lost = f"{type(error).__name__}: {error}"
+            elif status != "pending" or address not in workers:
+                lost = f"worker {address} was lost while it ran"
+            else:
+                continue
+            del self._running[address]
+            run.future.release()
+            if lost is not None:
+                self._again(run, lost)
+
+    def _again(self, run: _Run, reason: str) -> None:
+        """Put a trial whose run was lost back, at the front, or give it up."""
+        trial = run.trial
+        if run.attempts <= self._n_retries:
+            _logger.warning("Trial %d is started again: %s.", trial.number, reason)
+            self._waiting.appendleft(run)
+            return
+        trial.status, trial.attempts = "failed", run.attempts
+        trial.message = (
+            f"given up after {run.attempts} attempts; the last time {reason}. If it always takes "
+            "its worker along, it may need more memory than the worker has."
+        )
+        trial.duration = round(time.perf_counter() - run.begun, 3)
+        _logger.warning("Trial %d failed: %s", trial.number, trial.message)
+        self._ended.append((trial, None))
+
+    def _wait_for_workers(self) -> None:
+        """Wait a moment; give up what waits when patience is at an end."""
+        now = time.perf_counter()
+        if self._idle_since is None:
+            self._idle_since = now
+            _logger.warning(
+                "No worker can take a trial: waiting up to %g s for one to join %s.",
+                self._patience,
+                self._client,
+            )
+            try:  # an adaptive cluster starts workers when something waits for them
+                self._call = self._client.submit(_nothing, pure=False)
+            except Exception as error:
+                _logger.debug("Nobody to call workers: %r", error)
+        if now - self._idle_since < self._patience:
+            time.sleep(_LOOK)
+            return
+        message = f"no worker could take a trial for {self._patience:g} s"
+        _logger.error("The search ends: %s.", message)
+        for run in self._waiting:
+            run.trial.status, run.trial.message = "interrupted", message
+            self._ended.append((run.trial, None))
+        self._waiting.clear()
+        self._idle_since = None
+
+
+@dataclass
+class _Run:
+    """A trial on its way."""
+
+    trial: Trial
+    limits: Limits
+    begun: float
+    attempts: int = 0
+    future: Future | None = None
+
+
+def _run_on_worker(
+    objective: Objective,
+    trial: Trial,
+    held: Mapping[str, Any],
+    limits: Limits,
+    n_threads: int,
+    return_reconstruction: bool,
+) -> tuple[Trial, Reconstruction | None]:
+    """One trial, in a thread of a worker."""
+    trial = copy.deepcopy(trial)  # within one process nothing is sent, and it is the caller's own
+    before = numba.get_num_threads()
+    with _one_at_a_time:
+        numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
+        try:
+            reconstruction = run_trial(objective, trial, held, limits)
+        finally:
+            numba.set_num_threads(before)
+    return trial, reconstruction if return_reconstruction else None
+
+
+def _nothing() -> None:
+    """Makes an adaptive cluster start a worker."""

@@ -1,0 +1,219 @@
+"""From a good point to the best one: parabolas through paired trials.
+
+Trials on the same counts differ by far less noise than the score itself has, so that a parameter's
+optimum is told by two trials beside a good point, to a fraction of what a search by single scores
+can tell. First every parameter is changed to both sides, which gives slopes and curvatures; at the
+minimum of these parabolas every parameter is changed to one side, which mends what parameters do to
+each other. The scatter over blocks of the scan gives the standard error of each optimum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hs_autoptycho.tuning.space import Dimension
+from hs_autoptycho.tuning.trial import Trial
+
+# Steps are as wide as the better trials spread, within these limits (parts of a range).
+SMALLEST_STEP, LARGEST_STEP = 0.01, 0.15
+_BETTER = 1 / 3
+_FEWEST_BETTER = 5
+# A parabola is followed so many steps at most, and as far where it has no minimum.
+_REACH = 1.5
+
+Point = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """Where the parabolas have their minima.
+
+    Attributes
+    ----------
+    point : dict
+    errors : dict
+        Name to standard error, as a part of the range (of its logarithm, where that is searched).
+    curvatures : dict
+        Name to second derivative, by the square of the range.
+    """
+
+    point: dict[str, Any]
+    errors: dict[str, float]
+    curvatures: dict[str, float]
+
+
+def step_sizes(
+    dimensions: Sequence[Dimension], center: Point, trials: Sequence[Trial]
+) -> dict[str, float]:
+    """How far to go to either side, as a part of each range.
+
+    Parameters
+    ----------
+    dimensions
+        The space.
+    center
+        A good point. Parameters that are names, whole numbers, inactive there, or at the end of
+        their range are left out.
+    trials
+        Of one fidelity, from which the width of the valley is guessed.
+    """
+    complete = [t for t in trials if t.status == "completed"]
+    complete = sorted(complete, key=lambda t: (t.objective, t.number))
+    better = complete[: max(_FEWEST_BETTER, math.ceil(_BETTER * len(complete)))]
+    steps = {}
+    for d in dimensions:
+        if d.choices or d.integer or d.name not in center:
+            continue
+        places = [d.place(t.parameters[d.name]) for t in better if d.name in t.parameters]
+        place = d.place(center[d.name])
+        spread = float(np.sqrt(np.mean((np.array(places) - place) ** 2))) if places else 0.0
+        step = min(max(spread, SMALLEST_STEP), LARGEST_STEP, place, 1 - place)
+        if step >= SMALLEST_STEP:
+            steps[d.name] = step
+    return steps
+
+
+def both_sides(
+    dimensions: Sequence[Dimension], center: Point, steps: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """The point and, for each parameter, one on either side of it."""
+    points = [dict(center)]
+    for name, step in steps.items():
+        points += [moved(dimensions, center, {name: sign * step}) for sign in (1, -1)]
+    return points
+
+
+def one_side(
+    dimensions: Sequence[Dimension], center: Point, steps: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """The point and, for each parameter, one beside it, on the side where there is more room."""
+    points = [dict(center)]
+    by_name = {d.name: d for d in dimensions}
+    for name, step in steps.items():
+        room = by_name[name].place(center[name]) <= 0.5
+        points.append(moved(dimensions, center, {name: step if room else -step}))
+    return points
+
+
+def moved(dimensions: Sequence[Dimension], point: Point, by: Mapping[str, float]) -> dict[str, Any]:
+    """A point with parameters changed by parts of their ranges, within these."""
+    out = dict(point)
+    for d in dimensions:
+        if d.name in by:
+            out[d.name] = d.value(min(max(d.place(point[d.name]) + by[d.name], 0.0), 1.0))
+    return out
+
+
+def parabolas(
+    dimensions: Sequence[Dimension],
+    center: Point,
+    steps: Mapping[str, float],
+    trials: Sequence[Trial],
+) -> Optimum:
+    """The minimum of the parabola through three trials, for each parameter by itself.
+
+    Parameters
+    ----------
+    dimensions, center, steps
+        As for :func:`both_sides`.
+    trials
+        What came of its points. Where one has failed the parameter stays as it is.
+    """
+    known = _scores(trials)
+    middle = known.get(_key(center))
+    shifts, errors, curvatures = {}, {}, {}
+    for name, step in steps.items():
+        sides = [
+            known.get(_key(moved(dimensions, center, {name: sign * step}))) for sign in (1, -1)
+        ]
+        if middle is None or any(side is None for side in sides):
+            continue
+        above, below = (_difference(side, middle) for side in sides)
+        slope, curvature = (above - below) / 2, above + below
+        shift = _minimum(slope.mean(), curvature.mean())
+        shifts[name] = step * shift
+        errors[name] = step * _jackknife(slope, curvature)
+        curvatures[name] = float(curvature.mean()) / step**2
+    return Optimum(moved(dimensions, center, shifts), errors, curvatures)
+
+
+def slopes(
+    dimensions: Sequence[Dimension],
+    center: Point,
+    steps: Mapping[str, float],
+    trials: Sequence[Trial],
+    before: Optimum,
+) -> Optimum:
+    """The minimum, from trials on one side and the curvatures that are known already.
+
+    Parameters
+    ----------
+    dimensions, center, steps
+        As for :func:`one_side`.
+    trials
+        What came of its points.
+    before
+        What :func:`parabolas` found.
+    """
+    known = _scores(trials)
+    middle = known.get(_key(center))
+    shifts, errors = {}, {}
+    for point, (name, step) in zip(
+        one_side(dimensions, center, steps)[1:], steps.items(), strict=True
+    ):
+        side, curvature = known.get(_key(point)), before.curvatures.get(name, 0.0)
+        if middle is None or side is None or curvature <= 0:
+            continue
+        place = {d.name: d for d in dimensions}[name].place
+        by = place(point[name]) - place(center[name])
+        rise = _difference(side, middle)
+        slope = rise / by - curvature * by / 2
+        limit = _REACH * step
+        shifts[name] = float(np.clip(-slope.mean() / curvature, -limit, limit))
+        own = slope.std(ddof=1) / math.sqrt(len(slope)) / curvature if len(slope) > 1 else 0.0
+        # what the first minimum was wrong by tells how far the parabolas can be trusted
+        errors[name] = math.hypot(before.errors.get(name, 0.0), own, shifts[name] / 2)
+    return Optimum(moved(dimensions, center, shifts), errors, before.curvatures)
+
+
+def _minimum(slope: float, curvature: float) -> float:
+    """Where a parabola has its minimum, in steps; downhill as far as it is followed if nowhere."""
+    if curvature <= 0:
+        return -math.copysign(_REACH, slope)
+    return min(max(-slope / curvature, -_REACH), _REACH)
+
+
+def _jackknife(slope: np.ndarray, curvature: np.ndarray) -> float:
+    """Standard error of the minimum, in steps."""
+    n = len(slope)
+    if n < 3:
+        return _REACH
+    rest = [
+        (slope.sum() - s) / (curvature.sum() - c) for s, c in zip(slope, curvature, strict=True)
+    ]
+    error = math.sqrt((n - 1) * float(np.var(rest)))
+    return min(error, _REACH) if curvature.mean() > 0 and math.isfinite(error) else _REACH
+
+
+def _scores(trials: Sequence[Trial]) -> dict[tuple, np.ndarray]:
+    """Scores by block of every completed trial, or the score alone where there are no blocks."""
+    return {
+        _key(t.parameters): np.array(t.blocks or [t.objective], float)
+        for t in trials
+        if t.status == "completed"
+    }
+
+
+def _difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    if one.shape != other.shape:
+        return np.array([one.mean() - other.mean()])
+    return one - other
+
+
+def _key(point: Point) -> tuple:
+    return tuple(sorted(point.items()))

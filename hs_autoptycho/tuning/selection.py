@@ -1,0 +1,129 @@
+"""Which of the trials to believe in: differences with their errors, and the simplest good one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from hs_autoptycho.tuning.trial import Fidelity, Trial
+
+
+def difference(a: Trial, b: Trial) -> tuple[float, float]:
+    """How much worse one trial is than another, and how well that is known.
+
+    Both saw the same counts at the same places, so that what the places have in common drops out:
+    the difference is known far better than either objective.
+
+    Parameters
+    ----------
+    a, b
+        Trials of the same fidelity.
+
+    Returns
+    -------
+    mean : float
+        Objective of `a` less that of `b`; NaN where one of them has none.
+    standard_error : float
+        From the scatter of the differences by block of scan positions; NaN where the blocks of the
+        two do not pair, or are fewer than two.
+
+    Raises
+    ------
+    ValueError
+        For trials of different fidelities, whose objectives cannot be compared.
+    """
+    if a.fidelity != b.fidelity:
+        raise ValueError(
+            f"trials {a.number} and {b.number} have the fidelities {a.fidelity} and {b.fidelity}; "
+            "only trials of the same fidelity can be compared"
+        )
+    if a.objective is None or b.objective is None:
+        return math.nan, math.nan
+    mean = a.objective - b.objective
+    if len(a.blocks) != len(b.blocks) or len(a.blocks) < 2:
+        return mean, math.nan
+    by_block = np.subtract(a.blocks, b.blocks)
+    return mean, float(by_block.std(ddof=1) / math.sqrt(by_block.size))
+
+
+def complexity(parameters: Mapping[str, Any]) -> float:
+    """Freedom of a model, and about the work of a pass, relative to one mode and one slice.
+
+    A wave is propagated through each slice and between them, once for each mode; a variable mode
+    of the probe adds numbers to fit but no wave.
+    """
+    modes = parameters.get("n_probe_modes") or 1
+    slices = parameters.get("n_slices") or 1
+    variable = parameters.get("n_variable_modes") or 0
+    return float(modes * (2 * slices - 1) + variable)
+
+
+def usable(trials: Sequence[Trial], fidelity: Fidelity) -> list[Trial]:
+    """Trials that can be the best: completed at this fidelity, and no repeats of another."""
+    return [
+        trial
+        for trial in trials
+        if trial.status == "completed"
+        and trial.fidelity == fidelity
+        and trial.purpose != "repeat"
+        and trial.objective is not None
+        and math.isfinite(trial.objective)
+    ]
+
+
+def select_best(trials: Sequence[Trial], fidelity: Fidelity) -> Trial | None:
+    """The simplest trial within one standard error of the lowest objective.
+
+    Parameters
+    ----------
+    trials
+        All of a search. Those that were not completed, of another fidelity, or repeats with
+        another seed are passed over.
+    fidelity
+        That at which trials are compared, as a rule the full one.
+
+    Returns
+    -------
+    Trial or None
+        None where no trial can be used. Among equally simple ones that with the lowest objective
+        is taken, then that with the lowest number.
+
+    References
+    ----------
+    L. Breiman, J. Friedman, R. Olshen, C. Stone, Classification and Regression Trees (1984): the
+    rule of one standard error, here with that of the paired difference.
+    """
+    candidates = usable(trials, fidelity)
+    if not candidates:
+        return None
+    lowest = min(candidates, key=lambda trial: (trial.objective, trial.number))
+
+    def close(trial: Trial) -> bool:
+        mean, standard_error = difference(trial, lowest)
+        return trial is lowest or mean <= standard_error  # never so where the error is NaN
+
+    return min(
+        filter(close, candidates),
+        key=lambda trial: (complexity(trial.parameters), trial.objective, trial.number),
+    )
+
+
+def rank_agreement(cheap: Sequence[float], full: Sequence[float]) -> float:
+    """Spearman's rank correlation between two scores of the same parameters.
+
+    Returns
+    -------
+    float
+        -1 to 1; NaN with fewer than three pairs, or where all scores of a kind are equal.
+    """
+    pairs = np.array([cheap, full], dtype=float)
+    pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
+    if pairs.shape[1] < 3:
+        return math.nan
+    a, b = (ranks - ranks.mean() for ranks in map(rankdata, pairs))
+    scale = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / scale if scale else math.nan

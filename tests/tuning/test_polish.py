@@ -1,0 +1,118 @@
+"""Parabolas through trials about a good point, on surfaces whose minimum is known."""
+
+import numpy as np
+import pytest
+
+from hs_autoptycho.tuning import polish
+from hs_autoptycho.tuning.space import Dimension
+from hs_autoptycho.tuning.trial import Fidelity, Trial
+
+DIMENSIONS = [
+    Dimension("defocus", 100.0, 300.0),
+    Dimension("scan_scale", 0.9, 1.1),
+    Dimension("step_object", 0.1, 1.6, log=True),
+    Dimension("n_probe_modes", choices=(1, 2, 4)),
+]
+TRUTH = {"defocus": 210.0, "scan_scale": 1.01, "step_object": 0.5}
+CENTER = {"defocus": 200.0, "scan_scale": 1.0, "step_object": 0.4, "n_probe_modes": 2}
+STEPS = {"defocus": 0.1, "scan_scale": 0.1, "step_object": 0.1}
+
+
+def places(point):
+    return np.array([d.place(point[d.name]) for d in DIMENSIONS[:3]])
+
+
+def run(points, *, coupling=0.0, noise=0.0, blocks=49, seed=0):
+    """Trials of a quadratic surface, whose blocks have noise in common and of their own."""
+    generator = np.random.default_rng(seed)
+    common = generator.normal(size=blocks)
+    hessian = np.diag([3.0, 2.0, 1.0]) + coupling * (1 - np.eye(3))
+    trials = []
+    for number, point in enumerate(points):
+        off = places(point) - places({**CENTER, **TRUTH})
+        values = 5 + off @ hessian @ off + common + noise * generator.normal(size=blocks)
+        trial = Trial(number, dict(point), Fidelity(4, 0.5), objective=float(values.mean()))
+        trial.blocks = values.tolist()
+        trials.append(trial)
+    return trials
+
+
+def both(**options):
+    trials = run(polish.both_sides(DIMENSIONS, CENTER, STEPS), **options)
+    return polish.parabolas(DIMENSIONS, CENTER, STEPS, trials)
+
+
+def test_a_parabola_is_found_exactly():
+    points = polish.both_sides(DIMENSIONS, CENTER, STEPS)
+    assert len(points) == 7 and points[0] == CENTER
+    found = both()
+    for name, value in TRUTH.items():
+        assert found.point[name] == pytest.approx(value, rel=1e-9)
+    assert found.point["n_probe_modes"] == 2
+    assert found.curvatures["defocus"] == pytest.approx(6.0)
+    assert max(found.errors.values()) < 1e-6
+
+
+def test_the_second_round_mends_couplings():
+    options = {"coupling": 0.4}
+    first = both(**options)
+    trials = run(polish.one_side(DIMENSIONS, first.point, STEPS), **options)
+    assert len(trials) == 4
+    second = polish.slopes(DIMENSIONS, first.point, STEPS, trials, first)
+    truth = places({**CENTER, **TRUTH})
+    off = [np.abs(places(p) - truth).max() for p in (CENTER, first.point, second.point)]
+    assert off[1] < off[0] and off[2] < 0.5 * off[1]
+    assert second.errors["defocus"] >= first.errors["defocus"]
+
+
+def test_standard_errors_are_right():
+    pulls = []
+    for seed in range(60):
+        found = both(noise=0.005, seed=seed)
+        off = places(found.point) - places({**CENTER, **TRUTH})
+        pulls.append(off / [found.errors[name] for name in STEPS])
+    assert 0.8 < np.std(pulls) < 1.3
+    assert np.all(np.abs(np.mean(pulls, axis=0)) < 0.5)
+
+
+def test_downhill_where_there_is_no_minimum():
+    trials = run(polish.both_sides(DIMENSIONS, CENTER, STEPS))
+    for trial in trials:  # upside down
+        trial.blocks = list(-np.array(trial.blocks))
+    found = polish.parabolas(DIMENSIONS, CENTER, STEPS, trials)
+    assert places(found.point)[0] == pytest.approx(places(CENTER)[0] - 0.15)
+    assert found.errors["defocus"] == pytest.approx(0.15)
+
+
+def test_a_failed_side_leaves_the_parameter_alone():
+    trials = run(polish.both_sides(DIMENSIONS, CENTER, STEPS))
+    trials[1].status = "diverged"
+    found = polish.parabolas(DIMENSIONS, CENTER, STEPS, trials)
+    assert found.point["defocus"] == 200.0 and "defocus" not in found.errors
+    assert found.point["scan_scale"] == pytest.approx(1.01)
+    trials[0].status = "failed"
+    assert polish.parabolas(DIMENSIONS, CENTER, STEPS, trials).point == CENTER
+
+
+def test_steps_are_as_wide_as_the_better_trials_spread():
+    generator = np.random.default_rng(3)
+    points = [
+        {**CENTER, "defocus": float(200 + w * generator.normal()), "step_object": 0.4}
+        for w in [6.0] * 30 + [60.0] * 60
+    ]
+    trials = [Trial(i, p, Fidelity(3), objective=float(i)) for i, p in enumerate(points)]
+    steps = polish.step_sizes(DIMENSIONS, CENTER, trials)
+    assert steps["defocus"] == pytest.approx(0.03, rel=0.3)
+    assert steps["scan_scale"] == polish.SMALLEST_STEP
+    assert "n_probe_modes" not in steps
+    at_end = {**CENTER, "scan_scale": 1.1}
+    assert "scan_scale" not in polish.step_sizes(DIMENSIONS, at_end, trials)
+    inactive = {k: v for k, v in CENTER.items() if k != "step_object"}
+    assert "step_object" not in polish.step_sizes(DIMENSIONS, inactive, trials)
+
+
+def test_points_stay_within_their_ranges():
+    near = {**CENTER, "defocus": 299.0}
+    point = polish.moved(DIMENSIONS, near, {"defocus": 0.1})
+    assert point["defocus"] == 300.0
+    assert polish.one_side(DIMENSIONS, near, STEPS)[1]["defocus"] < 299.0

@@ -1,0 +1,225 @@
+"""Strategies: what they propose, from nothing but the trials that there are."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hs_autoptycho.tuning.optimizer import GaussianProcessOptimizer, RandomSampler
+from hs_autoptycho.tuning.schedule import (
+    STRATEGIES,
+    Multifidelity,
+    StrategyError,
+    cheap_fidelity,
+    curve_limits,
+    make_strategy,
+    middle_fidelity,
+    next_number,
+)
+from hs_autoptycho.tuning.space import Dimension
+from hs_autoptycho.tuning.trial import Fidelity, Trial
+
+FULL = Fidelity(12)
+DIMENSIONS = [
+    Dimension("defocus", 0.0, 100.0),
+    Dimension("scan_rotation", -10.0, 10.0),
+    Dimension("n_probe_modes", choices=(1, 2, 4)),
+]
+
+
+def landscape(trial, *, inverted=False):
+    """A valley; short trials see it on another scale, or upside down."""
+    p = trial.parameters
+    value = ((p["defocus"] - 62) / 100) ** 2 + ((p["scan_rotation"] - 3) / 20) ** 2
+    value += 0.02 * (p["n_probe_modes"] == 1)
+    short = trial.fidelity != FULL
+    if short and inverted:
+        return -value
+    return 3 + 2 * value if short else 1 + value
+
+
+def play(strategy, *, at_once=1, known=(), score=landscape, stop=None):
+    """Run a strategy to its end; trials end in the order in which they began."""
+    done, pending = list(known), []
+    while True:
+        while len(pending) < at_once:
+            trial = strategy.propose(done, pending)
+            if trial is None:
+                break
+            pending.append(trial)
+        if not pending or (stop is not None and len(done) == stop):
+            return done
+        trial = pending.pop(0)
+        trial.objective = score(trial)
+        scatter = np.random.default_rng(trial.number).normal(size=16)
+        trial.blocks = list(trial.objective + 1e-6 * (scatter - scatter.mean()))
+        trial.curve = [(trial.fidelity.n_iterations, trial.objective)]
+        done.append(trial)
+
+
+def make(name="multifidelity", n_trials=40, *, model=False, **options):
+    """A strategy; what does not hang on a Gaussian process is tested with random points."""
+    options = {"full": FULL, "n_positions": 4096, **options}
+    strategy = make_strategy(name, DIMENSIONS, n_trials=n_trials, **options)
+    if isinstance(strategy.sampler, GaussianProcessOptimizer) and not model:
+        sampler = RandomSampler(DIMENSIONS, start=options.get("start", ()))
+        strategy = replace(strategy, sampler=sampler)
+    return strategy
+
+
+def test_the_phases_of_several_fidelities():
+    done = play(make())
+    purposes = [t.purpose for t in done]
+    assert len(done) == 40 and [t.number for t in done] == list(range(40))
+    order = list(dict.fromkeys(purposes))
+    first = ["search", "promotion", "both sides", "one side", "refinement"]
+    assert order[:5] == first and order[-1] == "repeat"
+    assert {t.fidelity for t in done if t.purpose == "search"} == {cheap_fidelity(FULL, 4096)}
+    assert {t.fidelity for t in done if "side" in t.purpose} == {Fidelity(4, 0.5)}
+    at_full = {"promotion", "refinement", "proposal", "simpler", "repeat"}
+    assert {t.fidelity for t in done if t.purpose in at_full} == {FULL}
+    assert [purposes.count(p) for p in ("search", "both sides", "one side")] == [24, 5, 3]
+    repeats = [t for t in done if t.purpose == "repeat"]
+    assert len(repeats) == 2 and len({t.seed for t in repeats} | {0}) == 3
+
+
+def test_it_finds_the_valley():
+    strategy = make(model=True)
+    best = strategy.best(play(strategy))
+    assert abs(best.parameters["defocus"] - 62) < 1
+    assert abs(best.parameters["scan_rotation"] - 3) < 0.2
+    assert best.parameters["n_probe_modes"] in (2, 4)
+
+
+def test_a_simpler_model_is_tried_and_wins_where_it_is_as_good():
+    def score(trial):
+        # four modes are better by less than the scatter of the blocks
+        return landscape(trial) - 1e-9 * trial.parameters["n_probe_modes"]
+
+    strategy = make()
+    done = play(strategy, score=score)
+    lowest = min((t for t in done if t.fidelity == FULL), key=lambda t: t.objective)
+    if lowest.parameters["n_probe_modes"] == 4:
+        assert any(t.purpose == "simpler" for t in done)
+    assert strategy.best(done).parameters["n_probe_modes"] == 2
+
+
+def test_short_trials_that_mislead_are_not_believed():
+    strategy = make()
+    done = play(strategy, score=lambda t: landscape(t, inverted=True))
+    assert strategy.agreement(done) < 0
+    told = strategy.told_at_full(done)
+    assert len(told) == sum(t.fidelity == FULL and t.purpose != "repeat" for t in done)
+
+
+def test_short_trials_are_brought_to_the_scale_of_long_ones():
+    strategy = make()
+    done = play(strategy)
+    told = strategy.told_at_full(done)
+    assert len(told) > 25
+    for point, value in told:
+        trial = Trial(0, dict(point), FULL)
+        assert value == pytest.approx(landscape(trial), abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    return {name: play(make(name, 26, model=True)) for name in ("multifidelity", "full")}
+
+
+@pytest.mark.parametrize("name", ["multifidelity", "full"])
+@pytest.mark.parametrize("kept", [1, 19, 23])
+def test_it_goes_on_after_a_kill_as_if_nothing_had_happened(undisturbed, name, kept):
+    whole = undisturbed[name]
+    resumed = play(make(name, 26, model=True), known=whole[:kept])
+    assert [t.to_dict() for t in resumed] == [t.to_dict() for t in whole]
+
+
+@pytest.mark.parametrize("name", ["multifidelity", "full", "sobol"])
+def test_side_by_side_all_trials_differ_and_are_as_many(name):
+    done = play(make(name), at_once=4)
+    assert sorted(t.number for t in done) == list(range(40))
+    keys = [(t.fidelity, t.seed, *sorted(t.parameters.items())) for t in done]
+    assert len(set(keys)) == 40
+
+
+def test_failed_trials_are_survived():
+    def play_with_failures(strategy):
+        done = []
+        while (trial := strategy.propose(done, [])) is not None:
+            if trial.number % 3 == 0:
+                trial.status, trial.objective = "failed", None
+            else:
+                trial.objective, trial.blocks = landscape(trial), [1.0, 2.0]
+            done.append(trial)
+        return done
+
+    strategy = make()
+    done = play_with_failures(strategy)
+    assert len(done) == 40 and strategy.best(done).status == "completed"
+
+
+def test_all_short_trials_failed():
+    strategy, done = make(), []
+    while (trial := strategy.propose(done, [])) is not None:
+        trial.status = "failed"
+        done.append(trial)
+        assert len(done) <= 40
+    assert strategy.best(done) is None
+
+
+def test_few_trials_are_all_at_full_length():
+    assert {t.fidelity for t in play(make(n_trials=6))} == {FULL}
+
+
+def test_the_start_is_tried_first():
+    start = [{"defocus": 12.0, "scan_rotation": 1.0, "n_probe_modes": 2}]
+    for name in ("multifidelity", "full", "default"):
+        done = play(make(name, start=start))
+        assert done[0].parameters == start[0]
+    assert len(done) == 1  # of "default"
+
+
+def test_a_small_space_is_exhausted():
+    dimensions = [Dimension("n_probe_modes", choices=(1, 2, 4))]
+    strategy = make_strategy("multifidelity", dimensions, full=FULL, n_positions=4096, n_trials=40)
+    assert isinstance(strategy, Multifidelity)
+    done = play(strategy, score=lambda t: 1 / t.parameters["n_probe_modes"])
+    assert sum(t.purpose == "search" for t in done) == 3
+    assert sum(t.purpose == "promotion" for t in done) == 3
+    assert strategy.best(done).parameters == {"n_probe_modes": 4}
+    full = [t for t in done if t.fidelity == FULL and t.purpose != "repeat"]
+    assert len(full) == 3
+
+
+def test_an_unknown_strategy():
+    with pytest.raises(StrategyError, match="multifidelity"):
+        make("hyperband")
+    assert "random" in STRATEGIES
+
+
+def test_limits_are_where_the_better_ones_were():
+    def trial(number, early, final):
+        return Trial(number, {}, FULL, objective=final, curve=[(3, early), (6, final), (12, final)])
+
+    trials = [trial(i, 1.0 + 0.1 * i, 0.5 + 0.1 * i) for i in range(6)]
+    assert curve_limits(trials[:3]) == []
+    assert curve_limits(trials) == [(3, pytest.approx(1.2)), (6, pytest.approx(0.7))]
+    strategy = make()
+    assert strategy.limits(Trial(9, {}, FULL, "promotion"), trials) == []
+    assert strategy.limits(Trial(9, {}, FULL, "proposal"), trials) != []
+
+
+def test_numbers_fill_gaps():
+    trials = [Trial(n, {}, FULL) for n in (0, 1, 3)]
+    assert next_number(trials, []) == 2
+    assert next_number(trials, [Trial(2, {}, FULL)]) == 4
+
+
+def test_the_cheap_fidelity():
+    assert cheap_fidelity(Fidelity(12), 4096) == Fidelity(3, 0.25)
+    assert cheap_fidelity(Fidelity(12), 800) == Fidelity(3, 1.0)
+    assert middle_fidelity(FULL, Fidelity(3, 0.25)) == Fidelity(4, 0.5)
+    assert middle_fidelity(Fidelity(6), Fidelity(3, 1.0)) == Fidelity(3, 1.0)
+    assert cheap_fidelity(Fidelity(2), 2304) == Fidelity(2, pytest.approx(0.444))
+    assert np.isclose(cheap_fidelity(Fidelity(50), 1e6).part, 0.25)
