@@ -90,7 +90,9 @@ def tune_signal(
         # the rotation is about to be found
         stated = {"scan_rotation": 0.0, **held}
         scan = read_scan(signal, stated, show_progressbar, **recording)
-        search = _search_space(scan, dimensions, wanted, held, engine, everything=not parameters)
+        search = _search_space(
+            scan, dimensions, wanted, held, engine, everything=not (dimensions or wanted)
+        )
         plan = make_strategy(
             strategy,
             search.dimensions,
@@ -240,6 +242,7 @@ def _record(plan: Strategy, search: Search, tuning: Tuning, score, header) -> di
         tuning.trials,
         tuning.best,
         full=plan.full,
+        optimum=plan.optimum(tuning.trials),
         random_state=header["random_state"],
     )
     for sentence in answers.warnings:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from hs_autoptycho.ptycho.parameters import PARAMETERS
 from hs_autoptycho.tuning.cautious import CautiousSurrogate
+from hs_autoptycho.tuning.polish import Optimum
 from hs_autoptycho.tuning.posterior import (
     Coordinates,
     Optima,
@@ -19,6 +19,12 @@ from hs_autoptycho.tuning.posterior import (
 )
 from hs_autoptycho.tuning.selection import difference, rank_agreement, usable
 from hs_autoptycho.tuning.sensitivity import flat_directions, sobol_indices
+from hs_autoptycho.tuning.sentences import (
+    about_flat_directions,
+    about_parameters,
+    about_trials,
+    is_wide,
+)
 from hs_autoptycho.tuning.space import Dimension
 from hs_autoptycho.tuning.trial import Fidelity, Trial
 
@@ -26,22 +32,13 @@ from hs_autoptycho.tuning.trial import Fidelity, Trial
 _INSIDE = 0.68
 # A name with a smaller probability is out of the question.
 _HOPELESS = 0.02
-# So near to a limit of its range (as a part of it) an optimum counts as being at the limit.
-_AT_LIMIT = 0.02
-# An interval wider than this part of the range, or a choice less probable, says nothing.
-_WIDE, _UNDECIDED = 0.5, 0.5
 # Half of the region about the best that the local importance is of, as a part of each range.
 _REGION = 0.1
-# A direction is flat if the objective stays within its noise along this part of its length; names
-# of parameters with a smaller share of it, relative to the largest, are left out.
-_FLAT, _SHARE = 0.5, 0.25
+# A direction is flat if the objective stays within its noise along this part of its length.
+_FLAT = 0.5
 # Scores this many times as far above the median as the lowest is below are cut off: how bad the bad
 # ones are says nothing about where the optimum is.
 _FAR = 5.0
-# Ranks of short trials that agree less with those at full length are warned of.
-_AGREEMENT = 0.5
-# Full-length or short trials that a parameter needs, about.
-_TRIALS_A_PARAMETER = 3
 # A parameter without effect in more than this part of the draws gets no interval.
 _FEWEST_ACTIVE = 0.1
 
@@ -95,6 +92,7 @@ def answer(
     best: Trial,
     *,
     full: Fidelity,
+    optimum: Optimum | None = None,
     random_state: int = 0,
 ) -> Answers:
     """Find out how far the best parameters can be trusted.
@@ -109,24 +107,28 @@ def answer(
         The chosen one.
     full
         Fidelity of full-length trials.
+    optimum
+        What paired trials about the best point say; None where there were none.
     random_state
         Seed.
 
     Notes
     -----
-    An interval is that of the places of the lowest values of functions drawn from a Gaussian
-    process, which fits all trials: short ones brought to the scale of full-length ones by a
-    straight line, if their ranks agree. The objective's own statistical error is drawn with it.
+    Where paired trials tell where the optimum is, the interval is one standard error to either
+    side of the best. Otherwise an interval is that of the places of the lowest values of functions
+    drawn from a Gaussian process, which fits all trials: short ones brought to the scale of
+    full-length ones by a straight line, if their ranks agree. The objective's own statistical error
+    is drawn with it.
     Importance is a share of variance of the mean of the same process (Sobol's indices).
     """
     reference = best.fidelity
     pairs = _pairs(trials, reference)
-    agreement = rank_agreement([p[0] for p in pairs], [p[1] for p in pairs])
+    agreement = _agreement(pairs)
     told = _told(trials, reference, pairs, agreement)
     n_scores = sum(score is not None for _, score in told)
     repeat_noise = _repeat_noise(trials, best)
     equals, standard_error = _equals(trials, best, repeat_noise)
-    warnings = _about_trials(trials, dimensions, best, full, n_scores, agreement)
+    warnings = about_trials(trials, dimensions, best, full, n_scores, agreement)
     common = {
         "repeat_noise": repeat_noise,
         "standard_error": standard_error,
@@ -137,7 +139,8 @@ def answer(
     model = _model(dimensions, told, trials, best, random_state)
     near = _without_hopeless_names(model, told, trials, best, random_state)
     intervals = _intervals(dimensions, near, best)
-    wide = [d.name for d in dimensions if _is_wide(d, intervals.get(d.name, {}))]
+    intervals.update(_paired_intervals(dimensions, best, optimum))
+    wide = [d.name for d in dimensions if is_wide(d, intervals.get(d.name, {}))]
     flat = flat_directions(
         near.surrogate,
         near.coordinates,
@@ -149,8 +152,8 @@ def answer(
     return Answers(
         intervals=intervals,
         importance=_importance(model, near, best, random_state),
-        flat_directions=_flat_sentences(near.coordinates, flat, wide),
-        warnings=_about_parameters(dimensions, best, intervals, wide) + warnings,
+        flat_directions=about_flat_directions(near.coordinates, flat, wide),
+        warnings=about_parameters(dimensions, best, intervals, wide) + warnings,
         noise=near.surrogate.noise,
         **common,
     )
@@ -173,6 +176,14 @@ def _pairs(trials: Sequence[Trial], reference: Fidelity) -> list[tuple[float, fl
         for t in usable(trials, fidelity)
         if _key(t) in at_full
     ]
+
+
+def _agreement(pairs) -> float:
+    """Rank correlation of the short trials of which most were repeated at the reference's."""
+    kinds = [p[2] for p in pairs]
+    most = max(dict.fromkeys(kinds), key=kinds.count, default=None)
+    own = [p[:2] for p in pairs if p[2] == most]
+    return rank_agreement([p[0] for p in own], [p[1] for p in own])
 
 
 def _told(trials, reference, pairs, agreement) -> list[tuple[Mapping[str, Any], float | None]]:
@@ -356,6 +367,17 @@ def _intervals(dimensions, model: _Model, best: Trial) -> dict[str, dict[str, An
     return out
 
 
+def _paired_intervals(dimensions, best, optimum: Optimum | None) -> dict[str, dict[str, Any]]:
+    out: dict[str, dict[str, Any]] = {}
+    for d in dimensions:
+        if optimum is None or d.name not in optimum.errors or d.name not in best.parameters:
+            continue
+        place, error = d.place(best.parameters[d.name]), optimum.errors[d.name]
+        low, high = (d.value(place + sign * error) for sign in (-1, 1))
+        out[d.name] = {"low": _short(low), "high": _short(high)}
+    return out
+
+
 def _importance(model: _Model, near: _Model, best, random_state) -> dict[str, dict[str, float]]:
     options = {"random_state": random_state}
     coordinates = model.coordinates
@@ -381,131 +403,6 @@ def _importance(model: _Model, near: _Model, best, random_state) -> dict[str, di
         name: {key: round(shares.get(name, 0.0), 4) for key, shares in columns.items()}
         for name in first
     }
-
-
-def _flat_sentences(coordinates, directions, wide) -> list[str]:
-    sentences = []
-    for found in directions:
-        shares = np.abs(found.direction) / np.abs(found.direction).max()
-        names = [i for i in np.argsort(-shares, kind="stable") if shares[i] >= _SHARE]
-        tied = [i for i in names if found.tied[i]]
-        if len(tied) > 1:
-            names = tied
-        elif len(names) > 1 or coordinates.numbers[names[0]].name in wide:
-            continue  # each is flat by itself: the warnings of their intervals say it
-        sentences.append(
-            _flat_sentence(coordinates, names, found.direction, found.start, found.end)
-        )
-    return sentences
-
-
-def _flat_sentence(coordinates, names, direction, start, end) -> str:
-    if direction[names[0]] < 0:
-        direction, start, end = -direction, end, start
-    spans = [
-        f"{d.name} from {_text(d, d.value(start[i]))} to {_text(d, d.value(end[i]))}"
-        for i in names
-        for d in [coordinates.numbers[i]]
-    ]
-    if len(names) == 1:
-        return f"The objective hardly changes with {spans[0]}."
-    ways = ["rises" if direction[i] > 0 else "falls" for i in names[1:]]
-    others = [
-        f"{coordinates.numbers[i].name} {way}" for i, way in zip(names[1:], ways, strict=True)
-    ]
-    first = coordinates.numbers[names[0]].name
-    return (
-        f"{_listed(others)} with {first}: {_listed(spans)} together, and the objective stays "
-        "within its noise. One of them has to be known from elsewhere."
-    )
-
-
-# --- sentences ------------------------------------------------------------------------------------
-
-
-def _about_trials(trials, dimensions, best, full, n_scores, agreement) -> list[str]:
-    out = []
-    needed = _TRIALS_A_PARAMETER * len(dimensions) + 2
-    if best.fidelity != full:
-        out.append(
-            "No trial of full length was completed: the best parameters are those of a short one."
-        )
-    if n_scores < needed:
-        out.append(
-            f"Only {n_scores} trials can be used for {len(dimensions)} "
-            f"parameter{'s' * (len(dimensions) > 1)}; intervals and importance need about "
-            f"{needed} to be believed."
-        )
-    if agreement < _AGREEMENT:
-        out.append(
-            f"Short trials rank the parameters differently from full-length ones (correlation "
-            f"{agreement:.2f}): make the short ones longer, or use one length for all."
-        )
-    failed = [t for t in trials if t.status in ("failed", "diverged")]
-    if failed:
-        reasons = [t.message for t in failed if t.message]
-        reason = f"; the last reason: {reasons[-1]}" if reasons else ""
-        out.append(f"{len(failed)} of {len(trials)} trials failed or diverged{reason}.")
-    return out
-
-
-def _is_wide(d: Dimension, interval: Mapping[str, Any]) -> bool:
-    if "choices" in interval:
-        return max(interval["probabilities"]) < _UNDECIDED
-    return bool(interval) and d.place(interval["high"]) - d.place(interval["low"]) > _WIDE
-
-
-def _about_parameters(dimensions, best, intervals, wide) -> list[str]:
-    sentences, unknown = [], []
-    for d in dimensions:
-        interval = intervals.get(d.name, {})
-        if d.name in wide and "choices" in interval:
-            unknown.append(f"{d.name} (no choice above {max(interval['probabilities']):.0%})")
-        elif d.name in wide:
-            span = f"{_text(d, interval['low'])} to {_text(d, interval['high'])}"
-            unknown.append(f"{d.name} ({span})")
-        elif d.name in best.parameters:
-            sentences += _at_limit(d, best.parameters[d.name], interval)
-    if unknown:
-        sentences.append(f"The trials do not tell {_listed(unknown)}.")
-    return sentences
-
-
-def _at_limit(d: Dimension, value: Any, interval: Mapping[str, Any]) -> list[str]:
-    """A sentence where the optimum is at a limit that the search could go beyond."""
-    values = d.choices or interval.get("choices")
-    known = PARAMETERS[d.name]
-    if isinstance(value, str) or (values and len(values) < 3):
-        return []
-    low, high = (values[0], values[-1]) if values else (d.low, d.high)
-    if d.name == "scan_rotation" and high - low >= 360:
-        return []
-    if values:
-        at_low, at_high = value == low, value == high
-    else:
-        places = [d.place(v) for v in (value, *interval.values())]
-        at_low, at_high = min(places) < _AT_LIMIT, max(places) > 1 - _AT_LIMIT
-    out = []
-    for at, limit, beyond, way in (
-        (at_low, low, known.low, "smaller"),
-        (at_high, high, known.high, "larger"),
-    ):
-        if at and limit != beyond:  # there is nothing below one mode
-            out.append(
-                f"The optimum of {d.name} ({_text(d, value)}) is at the limit of its range, "
-                f"{_text(d, limit)}: search {way} values too."
-            )
-    return out
-
-
-def _text(d: Dimension, value: Any) -> str:
-    unit = PARAMETERS[d.name].unit
-    unit = {"degrees": "°"}.get(unit, f" {unit}" if unit in ("Å", "1/Å", "mrad", "keV") else "")
-    return f"{value:.4g}{unit}" if isinstance(value, (int, float)) else str(value)
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _short(value: float | int) -> float | int:

@@ -100,6 +100,17 @@ def one_side(
     return points
 
 
+def farthest(
+    dimensions: Sequence[Dimension], start: Point, end: Point, steps: Mapping[str, float]
+) -> str | None:
+    """The parameter that has moved most, in its steps; None if none has moved by half a step."""
+    place = {d.name: d.place for d in dimensions}
+    moves = {name: abs(place[name](end[name]) - place[name](start[name])) / step
+             for name, step in steps.items()}  # fmt: skip
+    most = max(moves, key=moves.get, default=None)
+    return most if most is not None and moves[most] > 0.5 else None
+
+
 def moved(dimensions: Sequence[Dimension], point: Point, by: Mapping[str, float]) -> dict[str, Any]:
     """A point with parameters changed by parts of their ranges, within these."""
     out = dict(point)

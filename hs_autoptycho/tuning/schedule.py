@@ -23,6 +23,7 @@ from hs_autoptycho.tuning.optimizer import (
 from hs_autoptycho.tuning.polish import (
     Optimum,
     both_sides,
+    farthest,
     one_side,
     parabolas,
     slopes,
@@ -76,6 +77,9 @@ class Strategy(Protocol):
     def best(self, done: Sequence[Trial]) -> Trial | None:
         """The trial to believe in; None where none was complete."""
 
+    def optimum(self, done: Sequence[Trial]) -> Optimum | None:
+        """What trials about the best point say of it; None where there were none."""
+
 
 @dataclass(frozen=True)
 class OneFidelity:
@@ -114,6 +118,31 @@ class OneFidelity:
         """The simplest within one standard error of the lowest objective."""
         return select_best(done, self.full)
 
+    def optimum(self, done: Sequence[Trial]) -> None:
+        """There are no such trials."""
+        return None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step from a good point to the best.
+
+    Attributes
+    ----------
+    purpose : str
+        Of its trials.
+    fidelity : Fidelity
+    points : list of dict
+        To be tried.
+    found : Optimum
+        What these and the ones before say, if they have all been tried.
+    """
+
+    purpose: str
+    fidelity: Fidelity
+    points: list[dict[str, Any]]
+    found: Optimum
+
 
 @dataclass(frozen=True)
 class Multifidelity:
@@ -124,7 +153,8 @@ class Multifidelity:
        disagree with those of the short ones, these are not believed any more.
     3. About the best of these each parameter is changed to both sides, and once more about the
        minimum of the parabolas, in trials of medium length (:mod:`.polish`).
-    4. What that gives is tried at full length. Further full-length trials, if any are left, are
+    4. What that gives is tried at full length, and so is, to both sides, the parameter that has
+       moved farthest and may have farther to go. Further full-length trials, if any are left, are
        proposed by a model that holds all scores, the short ones brought to the scale of the others
        by a straight line.
     5. Where the best has modes or slices that it could do without, it is tried with fewer.
@@ -173,7 +203,7 @@ class Multifidelity:
         exhausted = False
         if n_cheap < self.n_search and len(every) == n_cheap:
             point = self.sampler.ask(
-                told(t for t in done if t.fidelity == self.cheap), [t.parameters for t in pending]
+                told(t for t in done if t.purpose == "search"), [t.parameters for t in pending]
             )
             if point is not None:
                 return self._trial(point, self.cheap, "search", every)
@@ -188,16 +218,12 @@ class Multifidelity:
             return self._trial(point, self.full, "promotion", every)
         if any(t.purpose == "promotion" for t in pending):
             return None
-        for purpose, fidelity, points in self._polishing(done):
-            tried = [
-                t.parameters
-                for t in every
-                if t.purpose == purpose or t.fidelity == fidelity == self.full
-            ]
-            new = [p for p in points if p not in tried]
+        for stage in self._polishing(done):
+            tried = [t.parameters for t in every if t.fidelity == stage.fidelity]
+            new = [p for p in stage.points if p not in tried]
             if new:
-                return self._trial(new[0], fidelity, purpose, every)
-            if any(t.purpose == purpose for t in pending):
+                return self._trial(new[0], stage.fidelity, stage.purpose, every)
+            if any(t.purpose == stage.purpose for t in pending):
                 return None
         ends = REPEATS + len(self._simpler(done))
         if left > ends and not exhausted:
@@ -239,19 +265,13 @@ class Multifidelity:
 
     def optimum(self, done: Sequence[Trial]) -> Optimum | None:
         """What the trials about the best point say; None as long as there are none."""
-        center = self._center(done)
-        if center is None or not self.n_polish[0]:
-            return None
-        short = [t for t in done if t.purpose == "search"]
-        steps = step_sizes(self.dimensions, center.parameters, short)
-        first = [t for t in done if t.purpose == "both sides"]
-        if len(first) < 2 * len(steps) + 1:
-            return None
-        found = parabolas(self.dimensions, center.parameters, steps, first)
-        second = [t for t in done if t.purpose == "one side"]
-        if not second:
-            return found
-        return slopes(self.dimensions, found.point, steps, second, found)
+        found = None
+        for stage in self._polishing(done):
+            tried = [t.parameters for t in done if t.fidelity == stage.fidelity]
+            if any(point not in tried for point in stage.points):
+                break
+            found = stage.found
+        return found
 
     def limits(self, trial: Trial, done: Sequence[Trial]) -> list[tuple[int, float]]:
         """Where trials stand that are clearly worse than the better third."""
@@ -290,7 +310,7 @@ class Multifidelity:
 
     def _candidates(self, done: Sequence[Trial]) -> list[dict[str, Any]]:
         """Parameters to promote, in the order of their short trials, then one from the middle."""
-        short = [t for t in done if t.fidelity == self.cheap and t.status == "completed"]
+        short = [t for t in done if t.purpose == "search" and t.status == "completed"]
         short = sorted(short, key=lambda t: (t.objective, t.number))
         n = min(PROMOTED, len(short))
         if not n:
@@ -303,27 +323,35 @@ class Multifidelity:
         promoted = [t for t in done if t.purpose == "promotion" and t.status == "completed"]
         return min(promoted, key=lambda t: (t.objective, t.number), default=None)
 
-    def _polishing(
-        self, done: Sequence[Trial]
-    ) -> Iterator[tuple[str, Fidelity, list[dict[str, Any]]]]:
-        """Purpose, fidelity and points of the trials about the best point, in their order."""
+    def _polishing(self, done: Sequence[Trial]) -> Iterator[Stage]:
+        """The stages of going from the best of the promoted to the optimum, in their order."""
         center = self._center(done)
         if center is None or not self.n_polish[0] or self.agreement(done) <= AGREEMENT:
             return
         short = [t for t in done if t.purpose == "search"]
-        steps = step_sizes(self.dimensions, center.parameters, short)
-        yield "both sides", self.middle, both_sides(self.dimensions, center.parameters, steps)
-        first = [t for t in done if t.purpose == "both sides"]
-        found = parabolas(self.dimensions, center.parameters, steps, first)
+        dimensions, start = self.dimensions, center.parameters
+        steps = step_sizes(dimensions, start, short)
+        about = [t for t in done if t.fidelity == self.middle]
+        found = parabolas(dimensions, start, steps, about)
+        yield Stage("both sides", self.middle, both_sides(dimensions, start, steps), found)
         if self.n_polish[1]:
-            points = one_side(self.dimensions, found.point, steps)
-            yield "one side", self.middle, points
-            second = [t for t in done if t.purpose == "one side"]
-            found = slopes(self.dimensions, found.point, steps, second, found)
-        yield "refinement", self.full, [found.point]
+            points = one_side(dimensions, found.point, steps)
+            found = slopes(dimensions, found.point, steps, about, found)
+            yield Stage("one side", self.middle, points, found)
+        yield Stage("refinement", self.full, [found.point], found)
+        name = farthest(dimensions, start, found.point, steps)
+        if name is None or self.n_full < PROMOTED + 3 + REPEATS:
+            return
+        step = {name: steps[name]}
+        points = both_sides(dimensions, found.point, step)
+        at_full = [t for t in done if t.fidelity == self.full]
+        last = parabolas(dimensions, found.point, step, at_full)
+        last = replace(last, errors={**found.errors, **last.errors})
+        yield Stage("full sides", self.full, points[1:], last)
+        yield Stage("refinement", self.full, [last.point], last)
 
     def _pairs(self, done: Sequence[Trial]) -> list[tuple[float, float]]:
-        short = {_key(t): t.objective for t in done if t.fidelity == self.cheap}
+        short = {_key(t): t.objective for t in done if t.purpose == "search"}
         return [
             (short[_key(t)], t.objective)
             for t in done
@@ -406,9 +434,9 @@ def make_strategy(
             random_state=random_state,
             start=start,
         )
-    if name != "multifidelity" or n_trials < FEWEST_FOR_SEVERAL:
-        return OneFidelity(name, sampler, full, n_trials, random_state)
     cheap = cheap_fidelity(full, n_positions)
+    if name != "multifidelity" or n_trials < FEWEST_FOR_SEVERAL or cheap == full:
+        return OneFidelity(name, sampler, full, n_trials, random_state)
     middle = middle_fidelity(full, cheap)
     return Multifidelity(sampler, dimensions, cheap, middle, full, n_trials, random_state)
 

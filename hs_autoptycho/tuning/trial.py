@@ -107,7 +107,7 @@ class Trial:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python types, as JSON has them."""
-        return asdict(self)
+        return {**asdict(self), "curve": [list(point) for point in self.curve]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Trial:
