@@ -37,9 +37,9 @@ from reporting import machine, say, table, versions
 
 from hs_autoptycho import load_study
 from hs_autoptycho.tuning.executor import Distributed, InProcess
-from hs_autoptycho.tuning.schedule import make_strategy
 from hs_autoptycho.tuning.scores import Score
 from hs_autoptycho.tuning.space import Dimension
+from hs_autoptycho.tuning.strategies import make_strategy
 from hs_autoptycho.tuning.study import Study
 from hs_autoptycho.tuning.trial import Fidelity
 from hs_autoptycho.tuning.tuner import tune

@@ -20,12 +20,13 @@ from hs_autoptycho.ptycho.parameters import (
 )
 from hs_autoptycho.signals import PtychographicObject
 from hs_autoptycho.tuning.answers import answer
-from hs_autoptycho.tuning.beliefs import with_beliefs
+from hs_autoptycho.tuning.beliefs import oriented, with_beliefs
 from hs_autoptycho.tuning.default_space import default_space
 from hs_autoptycho.tuning.engines import Engine, make_engine
 from hs_autoptycho.tuning.executor import Distributed, InProcess
+from hs_autoptycho.tuning.gain import as_counts
 from hs_autoptycho.tuning.objectives import make_objective
-from hs_autoptycho.tuning.schedule import Strategy, make_strategy
+from hs_autoptycho.tuning.schedule import Strategy
 from hs_autoptycho.tuning.space import (
     Dimension,
     complete_point,
@@ -33,6 +34,7 @@ from hs_autoptycho.tuning.space import (
     read_space,
     settle,
 )
+from hs_autoptycho.tuning.strategies import check_strategy, make_strategy
 from hs_autoptycho.tuning.study import Study
 from hs_autoptycho.tuning.trial import Fidelity
 from hs_autoptycho.tuning.tuner import Tuning, tune
@@ -75,6 +77,7 @@ def tune_signal(
     ):
         check_count(name, value)
     random_state = check_seed(random_state)
+    check_strategy(strategy)
     engine = make_engine(engine)
     held = dict(fixed or {})
     recording = {name: held.pop(name, None) for name in RECORDING}
@@ -93,16 +96,10 @@ def tune_signal(
         search = _search_space(
             scan, dimensions, wanted, held, engine, everything=not (dimensions or wanted)
         )
-        plan = make_strategy(
-            strategy,
-            search.dimensions,
-            full=Fidelity(n_trial_iterations),
-            n_positions=len(scan.experiment.counts),
-            n_trials=n_trials,
-            start=search.start,
-            random_state=random_state,
-        )
         score = make_objective(objective, scan.experiment, random_state=random_state, engine=engine)
+        scan.notes += getattr(score, "notes", [])
+        if objective == "held_out":  # scaled counts are reconstructed as they were judged
+            scan.experiment, _ = as_counts(scan.experiment)
         header = {
             "fingerprint": scan.fingerprint,
             "objective": score.name,
@@ -110,6 +107,7 @@ def tune_signal(
             "strategy": strategy,
             "space": {d.name: d.to_dict() for d in search.dimensions},
             "held": {**search.held, **_in_words(recording)},
+            "n_trials": n_trials,
             "n_trial_iterations": n_trial_iterations,
             "random_state": random_state,
             "versions": versions(VERSIONS),
@@ -122,6 +120,16 @@ def tune_signal(
             Study.open(study, header) as journal,
             progressbar(n_trials, "Tune", show_progressbar) as bar,
         ):
+            plan = make_strategy(
+                strategy,
+                search.dimensions,
+                full=Fidelity(n_trial_iterations),
+                n_positions=len(scan.experiment.counts),
+                n_trials=n_trials,
+                planned=journal.header["n_trials"],
+                start=search.start,
+                random_state=random_state,
+            )
             bar.update(len(journal.trials))
 
             def update(trial, best) -> bool | None:
@@ -182,9 +190,15 @@ def _search_space(
     known = given | set(held) | set(wanted)
     notes = []
     found = estimate(experiment, held=held)
+    found = oriented(found, dimensions)
     notes += found.notes
     if "detector_flip" not in known:
-        held["detector_flip"] = found.detector_flip
+        held["detector_flip"] = found.detector_flip or "none"
+        if found.detector_flip is None:
+            notes.append(
+                "The handedness of the detector could not be told and was assumed; to have it "
+                'found, add "detector_flip": ["none", "transpose"] to `parameters`.'
+            )
     if everything or wanted:
         more, said = default_space(experiment, held, found, wanted)
         dimensions = [*dimensions, *(d for d in more if d.name not in given)]
@@ -208,7 +222,7 @@ def _search_space(
             "reconstruct_ptycho."
         )
     notes = list(dict.fromkeys([*notes, *degenerate_notes(dimensions)]))
-    dimensions, start, said = with_beliefs(dimensions, found, held)
+    dimensions, start, said = with_beliefs(dimensions, found)
     notes += said
     scan.notes += notes
     for note in notes:
@@ -216,6 +230,7 @@ def _search_space(
     # what cannot work for any trial is said before the first
     some = complete_point(dimensions, {d.name: d.nearest(None) for d in dimensions})
     values = experiment.complete({**held, **some})
+    experiment.check_memory(values)
     if hasattr(engine, "check"):
         engine.check(experiment, values)
     return Search(dimensions, held, start, found)

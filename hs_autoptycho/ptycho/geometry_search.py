@@ -216,9 +216,12 @@ def refine_with_windows(
     stack: Stack, point: np.ndarray, free: np.ndarray, passes: int = 2
 ) -> tuple[Images, np.ndarray]:
     """Refine while the images' windows move with them; the last images and point."""
+    images = stack.transform()
     for _ in range(passes):
-        images = stack.transform(stack.places @ displacement_matrix(*point).T)
-        point = refine(images, point, free)
+        moved = stack.transform(stack.places @ displacement_matrix(*point).T)
+        if moved is None:  # of a small scan too little is left
+            break
+        images, point = moved, refine(moved, point, free)
     return images, point
 
 

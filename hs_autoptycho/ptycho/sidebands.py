@@ -296,11 +296,15 @@ def bright_field_stack(
     for start in range(0, len(counts), 512):
         images[start : start + 512] = flat[start : start + 512, inside].astype(np.float32) @ member
     dark = member.T @ np.broadcast_to(background, counts.shape[1:]).ravel()[inside]
-    mean = images.mean(0, dtype=float)
+    empty = images.sum(1) == 0
+    mean = images[~empty].mean(0, dtype=float) if not empty.all() else images.mean(0, dtype=float)
     signal = np.maximum(mean - dark, 1e-6 * mean + 1e-12)
     # the noise is that of all counts, the signal that of the beam alone
     weights = signal / np.sqrt(np.maximum(mean, 1e-12))
-    images = ((images - mean) / signal).T.reshape(-1, *scan_shape).astype(np.float32)
+    images -= mean.astype(np.float32)
+    images /= signal.astype(np.float32)
+    images[empty] = 0  # a position that was not recorded is as the others are on average
+    images = np.ascontiguousarray(images.T).reshape(-1, *scan_shape)
     return Stack(images, places, weights, reach, max(size, 1.0) / radius)
 
 

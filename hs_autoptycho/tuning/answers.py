@@ -17,7 +17,7 @@ from hs_autoptycho.tuning.posterior import (
     StatisticalError,
     draw_optima,
 )
-from hs_autoptycho.tuning.selection import difference, rank_agreement, usable
+from hs_autoptycho.tuning.selection import difference, rank_agreement, straight_line, usable
 from hs_autoptycho.tuning.sensitivity import flat_directions, sobol_indices
 from hs_autoptycho.tuning.sentences import (
     about_flat_directions,
@@ -115,10 +115,10 @@ def answer(
     Notes
     -----
     Where paired trials tell where the optimum is, the interval is one standard error to either
-    side of the best. Otherwise an interval is that of the places of the lowest values of functions
-    drawn from a Gaussian process, which fits all trials: short ones brought to the scale of
-    full-length ones by a straight line, if their ranks agree. The objective's own statistical error
-    is drawn with it.
+    side of it, and the best is within. Otherwise an interval is that of the places of the lowest
+    values of functions drawn from a Gaussian process, which fits all trials: short ones brought to
+    the scale of full-length ones by a straight line, if their ranks agree. The objective's own
+    statistical error is drawn with it.
     Importance is a share of variance of the mean of the same process (Sobol's indices).
     """
     reference = best.fidelity
@@ -198,7 +198,7 @@ def _told(trials, reference, pairs, agreement) -> list[tuple[Mapping[str, Any], 
         own = [p[:2] for p in pairs if p[2] == fidelity]
         if agreement <= 0 or len(own) < 3:
             continue
-        slope, offset = _line(own)
+        slope, offset = straight_line(own)
         for t in usable(trials, fidelity):
             told.setdefault(_key(t), (t.parameters, offset + slope * t.objective))
     scores = [score for _, score in told.values()]
@@ -212,15 +212,6 @@ def _told(trials, reference, pairs, agreement) -> list[tuple[Mapping[str, Any], 
         if t.status in ("pruned", "diverged") and t.purpose != "repeat":
             told.setdefault(_key(t), (t.parameters, worst))
     return list(told.values())
-
-
-def _line(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Slope, between a third and three, and offset of a straight line through pairs."""
-    x, y = np.array(pairs).T
-    spread = x.var()
-    slope = float(((x - x.mean()) * (y - y.mean())).mean() / spread) if spread else 1.0
-    slope = min(max(slope, 1 / 3), 3.0)
-    return slope, float(y.mean() - slope * x.mean())
 
 
 def _statistical_error(
@@ -372,9 +363,10 @@ def _paired_intervals(dimensions, best, optimum: Optimum | None) -> dict[str, di
     for d in dimensions:
         if optimum is None or d.name not in optimum.errors or d.name not in best.parameters:
             continue
-        place, error = d.place(best.parameters[d.name]), optimum.errors[d.name]
-        low, high = (d.value(place + sign * error) for sign in (-1, 1))
-        out[d.name] = {"low": _short(low), "high": _short(high)}
+        place, error = d.place(optimum.point[d.name]), optimum.errors[d.name]
+        chosen = d.place(best.parameters[d.name])  # may be another, and is not to be ruled out
+        low, high = min(place - error, chosen), max(place + error, chosen)
+        out[d.name] = {"low": _short(d.value(low)), "high": _short(d.value(high))}
     return out
 
 

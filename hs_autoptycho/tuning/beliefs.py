@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +18,26 @@ _DEFOCUS_FLOOR, _ASTIGMATISM_FLOOR = 0.02, 0.04
 MEASURED = ("scan_rotation", "defocus", "C12a", "C12b")
 
 
+def oriented(estimate: GeometryEstimate, dimensions: Sequence[Dimension]) -> GeometryEstimate:
+    """The estimate, or its conjugate where only that lies within the ranges.
+
+    The complex conjugate of object and probe, turned by 180 degrees, fits the data as well.
+    """
+    if _inside(estimate, dimensions):
+        return estimate
+    turned: dict[str, Any] = {}
+    for name in MEASURED:
+        value = getattr(estimate, name)
+        if value is not None:
+            turned[name] = -value
+    if estimate.scan_rotation is not None:
+        turned["scan_rotation"] = (estimate.scan_rotation + 360) % 360 - 180
+    conjugate = replace(estimate, **turned)
+    return conjugate if _inside(conjugate, dimensions) else estimate
+
+
 def with_beliefs(
-    dimensions: Sequence[Dimension], estimate: GeometryEstimate | None, held: Mapping[str, Any]
+    dimensions: Sequence[Dimension], estimate: GeometryEstimate
 ) -> tuple[list[Dimension], list[dict[str, Any]], list[str]]:
     """Give the dimensions beliefs where somebody has not, and find where to start.
 
@@ -28,9 +46,7 @@ def with_beliefs(
     dimensions
         The space.
     estimate
-        What was measured; None where nothing was.
-    held
-        Parameters that all trials share.
+        What was measured, as :func:`oriented` gives it.
 
     Returns
     -------
@@ -38,69 +54,53 @@ def with_beliefs(
         The space; the point to try first, with the middle of every range that was not measured,
         or none; and what a user should know.
     """
-    values = None if estimate is None else _in_space(dimensions, estimate, held)
-    if values is None:
-        notes = []
-        if estimate is not None and estimate.scan_rotation is not None:
-            notes = ["What was measured lies outside of the ranges and is not used."]
-        return list(dimensions), [], notes
+    if not _inside(estimate, dimensions):
+        return list(dimensions), [], ["What was measured lies outside of the ranges: not used."]
+    values = {d.name: _value(estimate, d) for d in dimensions}
+    values = {name: value for name, value in values.items() if value is not None}
+    if not values:
+        return list(dimensions), [], []
     out = []
-    for dimension in dimensions:
-        value = values.get(dimension.name)
-        if value is not None and dimension.prior is None and not dimension.choices:
-            width = _width(dimension.name, values, estimate, dimensions)
-            dimension = replace(dimension, prior=(value, width))
-        out.append(dimension)
-    if not any(d.name in values for d in dimensions):
-        return out, [], []
-    start = {d.name: d.nearest(values.get(d.name)) for d in dimensions}
-    return out, [complete_point(dimensions, start)], []
+    for d in dimensions:
+        if d.name in values and d.prior is None and not d.choices:
+            # six digits: the last bits may differ with the version of a library
+            width = float(f"{_width(d.name, estimate, dimensions):.6g}")
+            d = replace(d, prior=(values[d.name], width))
+        out.append(d)
+    start = {d.name: d.nearest(values.get(d.name)) for d in out}
+    return out, [complete_point(out, start)], []
 
 
-def _in_space(dimensions, estimate, held) -> dict[str, float] | None:
-    """The measured values, or those of the conjugate turned by 180°, which fit as well.
-
-    None where neither lies within the ranges.
-    """
-    measured = {name: getattr(estimate, name) for name in MEASURED}
-    measured = {name: v for name, v in measured.items() if v is not None}
-    turned = {name: -v for name, v in measured.items()}
-    if "scan_rotation" in measured:
-        turned["scan_rotation"] = (measured["scan_rotation"] + 360) % 360 - 180
-    ranges = {d.name: (d.low, d.high) for d in dimensions if not d.choices}
-    for values in (measured, turned):
-        if "scan_rotation" in values and "scan_rotation" in ranges:
-            low, high = ranges["scan_rotation"]
-            value = values["scan_rotation"]
-            # a range may be given about 180° as well as about -180°
-            near = [v for v in (value - 360, value, value + 360) if low <= v <= high]
-            if not near:
-                continue
-            values["scan_rotation"] = near[0]
-        stated = {**values, **{n: held[n] for n in ("scan_rotation", "defocus") if n in held}}
-        rotation = stated.get("scan_rotation", 0) - values.get("scan_rotation", 0)
-        if (
-            abs((rotation + 180) % 360 - 180) > 90
-            or stated.get("defocus", 0) * values.get("defocus", 0) < 0
-        ):
-            continue
-        inside = (
-            ranges[n][0] <= v <= ranges[n][1]
-            for n, v in values.items()
-            if n in ranges and n in ("scan_rotation", "defocus")
-        )
-        if all(inside):
-            return values
-    return None
+def _value(estimate: GeometryEstimate, dimension: Dimension) -> float | None:
+    """The measured value; a rotation by 360 degrees more or less where that is in the range."""
+    if dimension.name not in MEASURED:
+        return None
+    value = getattr(estimate, dimension.name)
+    if value is None:
+        return None
+    if dimension.name == "scan_rotation" and not dimension.choices:
+        turns = (value, value - 360, value + 360)
+        value = next((v for v in turns if dimension.low <= v <= dimension.high), value)
+    return float(f"{value:.6g}")
 
 
-def _width(name, values, estimate, dimensions) -> float:
+def _inside(estimate: GeometryEstimate, dimensions: Sequence[Dimension]) -> bool:
+    """Whether rotation and defocus lie within the ranges, as far as both are known."""
+    for d in dimensions:
+        if d.name in ("scan_rotation", "defocus") and not d.choices:
+            value = _value(estimate, d)
+            if value is not None and not d.low <= value <= d.high:
+                return False
+    return True
+
+
+def _width(name: str, estimate: GeometryEstimate, dimensions: Sequence[Dimension]) -> float:
     """Standard deviation of the belief in a measured value."""
     error = getattr(estimate, f"{name}_error") or 0.0
     error = _STANDARD_ERRORS * error if math.isfinite(error) else 0.0
     if name == "scan_rotation":
         return max(error, _ROTATION_FLOOR)
-    defocus = abs(values.get("defocus", 0.0))
+    defocus = abs(estimate.defocus or 0.0)
     floor = _DEFOCUS_FLOOR if name == "defocus" else _ASTIGMATISM_FLOOR
     # displacements are measured in steps of the scan, so that their length carries over
     scale = max(
@@ -108,4 +108,4 @@ def _width(name, values, estimate, dimensions) -> float:
         for d in dimensions
         if not d.choices
     )
-    return math.hypot(error, floor * defocus, scale * abs(values[name])) or 1.0
+    return math.hypot(error, floor * defocus, scale * abs(getattr(estimate, name))) or 1.0

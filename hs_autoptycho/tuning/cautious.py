@@ -125,8 +125,9 @@ class CautiousSurrogate:
             across = self._kernel(x, self._x)
             whitened = solve_triangular(self._root, across.T, lower=True)
             covariance = self._kernel(x, x) - whitened.T @ whitened
-            # neighbouring points are nearly the same: a little of their own for each
-            root = np.linalg.cholesky(covariance + 1e-7 * self._amplitude * np.eye(len(x)))
+            # neighbouring points are nearly the same, and a Cholesky factor may not exist
+            values, vectors = np.linalg.eigh(covariance)
+            root = vectors * np.sqrt(np.maximum(values, 0))
             draws = across @ self._weights + normal @ root.T
         return self._level + self._scale * draws
 

@@ -29,6 +29,8 @@ Limits = Sequence[tuple[int, float]]
 # Seconds: between two looks at which workers are there; for a worker to be ready for the data; for
 # it to hand over a trial.
 _LOOK, _READY, _TRANSFER = 0.5, 1.0, 60.0
+# How often the scheduler is asked before all workers count as lost.
+_ASKED = 3
 # Threads of one process share what an objective keeps, and numba's "workqueue" layer cannot be
 # entered by two of them: one trial a process at a time, whoever it is for.
 _one_at_a_time = threading.Lock()
@@ -205,11 +207,13 @@ class Distributed:
 
     def _workers(self) -> dict[str, int]:
         """Threads by address of the workers that are there."""
-        try:
-            return dict(self._client.nthreads())
-        except Exception as error:  # the scheduler is gone, for now or for good
-            _logger.debug("The scheduler does not answer: %r", error)
-            return {}
+        for _ in range(_ASKED):
+            try:
+                return dict(self._client.nthreads())
+            except Exception as error:  # the scheduler is busy for a moment, or gone
+                _logger.debug("The scheduler does not answer: %r", error)
+                time.sleep(_LOOK)
+        return {}
 
     def _place(self, workers: Mapping[str, int]) -> None:
         """Start what waits on workers that are free."""
@@ -276,7 +280,10 @@ class Distributed:
                 except Exception as error:  # the worker was lost with the result
                     lost = f"its result could not be fetched: {type(error).__name__}: {error}"
             elif status == "error":
-                error = run.future.exception(timeout=_TRANSFER)
+                try:
+                    error = run.future.exception(timeout=_TRANSFER)
+                except Exception as failure:  # with the reason
+                    error = failure
                 lost = f"{type(error).__name__}: {error}"
             elif status != "pending" or address not in workers:
                 lost = f"worker {address} was lost while it ran"

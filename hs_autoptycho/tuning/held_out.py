@@ -135,7 +135,8 @@ class HeldOut:
         passes, last = metrics["n_iterations"], float(deviance[part.sample].mean())
         score.curve = [point for point in score.curve if point[0] < passes] + [(passes, last)]
         if self._counted:
-            expected = fit.expected_deviance(part.test, part.scored[part.sample])
+            expect = getattr(fit, "expected_deviance", None)
+            expected = expect(part.test, part.scored[part.sample]) if expect else None
             if expected is not None:
                 metrics["noise_floor"] = float(expected.mean())
                 metrics["excess"] = score.value - metrics["noise_floor"]
@@ -185,14 +186,29 @@ class HeldOutCounts(HeldOut):
         self, experiment: Experiment, *, random_state: int = 0, engine: Engine | None = None
     ):
         counted, gain = as_counts(experiment)
+        counted, note = _without_saturated(counted)
         fitted, held_out = split_counts(counted.counts, FITTED, random_state)
         super().__init__(counted.with_counts(fitted), counted.with_counts(held_out), engine=engine)
+        self.notes += note
         if gain is not None:
             self._facts["gain"] = gain
             self.notes.append(
                 f"The data are no whole numbers; a gain of {gain:.5g} a count was found, by which "
                 "they were divided before they were rounded and split."
             )
+
+
+def _without_saturated(experiment: Experiment) -> tuple[Experiment, list[str]]:
+    """The experiment without pixels that are saturated anywhere, and a sentence if there are any.
+
+    Of saturated counts a tenth cannot be split off.
+    """
+    if not math.isfinite(experiment.saturation):
+        return experiment, []
+    saturated = experiment.counts.max(0) >= experiment.saturation
+    note = f"{saturated.sum()} pixels of the detector that are saturated somewhere are not used."
+    used = ~saturated if experiment.mask is None else experiment.mask & ~saturated
+    return experiment.with_mask(used), [note]
 
 
 class HeldOutPositions(HeldOut):

@@ -101,12 +101,18 @@ def one_side(
 
 
 def farthest(
-    dimensions: Sequence[Dimension], start: Point, end: Point, steps: Mapping[str, float]
+    dimensions: Sequence[Dimension], start: Point, end: Optimum, steps: Mapping[str, float]
 ) -> str | None:
-    """The parameter that has moved most, in its steps; None if none has moved by half a step."""
+    """The parameter that has moved most, in its steps; None if none has moved by half a step.
+
+    One that is not known to a step has not moved.
+    """
     place = {d.name: d.place for d in dimensions}
-    moves = {name: abs(place[name](end[name]) - place[name](start[name])) / step
-             for name, step in steps.items()}  # fmt: skip
+    moves = {
+        name: abs(place[name](end.point[name]) - place[name](start[name])) / step
+        for name, step in steps.items()
+        if end.errors.get(name, math.inf) < step
+    }
     most = max(moves, key=moves.get, default=None)
     return most if most is not None and moves[most] > 0.5 else None
 
@@ -146,7 +152,7 @@ def parabolas(
             continue
         above, below = (_difference(side, middle) for side in sides)
         slope, curvature = (above - below) / 2, above + below
-        shift = _minimum(slope.mean(), curvature.mean())
+        shift = _minimum(slope, curvature.mean())
         shifts[name] = step * shift
         errors[name] = step * _jackknife(slope, curvature)
         curvatures[name] = float(curvature.mean()) / step**2
@@ -192,11 +198,15 @@ def slopes(
     return Optimum(moved(dimensions, center, shifts), errors, before.curvatures)
 
 
-def _minimum(slope: float, curvature: float) -> float:
-    """Where a parabola has its minimum, in steps; downhill as far as it is followed if nowhere."""
-    if curvature <= 0:
-        return -math.copysign(_REACH, slope)
-    return min(max(-slope / curvature, -_REACH), _REACH)
+def _minimum(slope: np.ndarray, curvature: float) -> float:
+    """Where a parabola has its minimum, in steps.
+
+    Where it has none: downhill as far as it is followed, or nowhere if it is flat.
+    """
+    if curvature > 0:
+        return min(max(-slope.mean() / curvature, -_REACH), _REACH)
+    error = slope.std(ddof=1) / math.sqrt(len(slope)) if len(slope) > 1 else 0.0
+    return -math.copysign(_REACH, slope.mean()) if abs(slope.mean()) > error else 0.0
 
 
 def _jackknife(slope: np.ndarray, curvature: np.ndarray) -> float:
@@ -204,11 +214,12 @@ def _jackknife(slope: np.ndarray, curvature: np.ndarray) -> float:
     n = len(slope)
     if n < 3:
         return _REACH
-    rest = [
-        (slope.sum() - s) / (curvature.sum() - c) for s, c in zip(slope, curvature, strict=True)
-    ]
-    error = math.sqrt((n - 1) * float(np.var(rest)))
-    return min(error, _REACH) if curvature.mean() > 0 and math.isfinite(error) else _REACH
+    if curvature.mean() <= 0:
+        return _REACH
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rest = (slope.sum() - slope) / (curvature.sum() - curvature)
+        error = math.sqrt((n - 1) * float(np.var(rest)))
+    return min(error, _REACH) if math.isfinite(error) else _REACH
 
 
 def _scores(trials: Sequence[Trial]) -> dict[tuple, np.ndarray]:

@@ -127,3 +127,24 @@ def rank_agreement(cheap: Sequence[float], full: Sequence[float]) -> float:
     a, b = (ranks - ranks.mean() for ranks in map(rankdata, pairs))
     scale = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / scale if scale else math.nan
+
+
+def straight_line(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The line that brings scores of short trials to the scale of full-length ones.
+
+    Parameters
+    ----------
+    pairs
+        Scores of the same parameters, short and at full length.
+
+    Returns
+    -------
+    slope : float
+        Of a least-squares fit, but between a third and three: it is told by a few trials.
+    offset : float
+    """
+    x, y = np.array(pairs, float).T
+    spread = x.var()
+    slope = float(((x - x.mean()) * (y - y.mean())).mean() / spread) if spread else 1.0
+    slope = min(max(slope, 1 / 3), 3.0)
+    return slope, float(y.mean() - slope * x.mean())

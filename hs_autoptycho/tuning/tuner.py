@@ -93,12 +93,15 @@ def tune(
                 executor.submit(trial, strategy.limits(trial, study.trials))
             if not pending:
                 break
-            for trial, reconstruction in executor.wait():
+            ended = executor.wait()
+            for trial, _ in ended:
                 del pending[trial.number]
+                if trial.status != "interrupted":
+                    study.append(trial)
+            for trial, reconstruction in ended:
                 if trial.status == "interrupted":
                     interrupted, reason = True, trial.message
                     continue
-                study.append(trial)
                 best = strategy.best(study.trials)
                 if reconstruction is not None:
                     kept[trial.number] = reconstruction

@@ -5,18 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hs_autoptycho.tuning.multifidelity import Multifidelity
 from hs_autoptycho.tuning.optimizer import GaussianProcessOptimizer, RandomSampler
 from hs_autoptycho.tuning.schedule import (
-    STRATEGIES,
-    Multifidelity,
-    StrategyError,
     cheap_fidelity,
     curve_limits,
-    make_strategy,
     middle_fidelity,
     next_number,
 )
 from hs_autoptycho.tuning.space import Dimension
+from hs_autoptycho.tuning.strategies import STRATEGIES, StrategyError, make_strategy
 from hs_autoptycho.tuning.trial import Fidelity, Trial
 
 FULL = Fidelity(12)

@@ -5,7 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from hs_autoptycho.tuning.selection import complexity, difference, rank_agreement, select_best
+from hs_autoptycho.tuning.selection import (
+    complexity,
+    difference,
+    rank_agreement,
+    select_best,
+    straight_line,
+)
 from hs_autoptycho.tuning.trial import Fidelity, Trial
 
 FULL, CHEAP = Fidelity(20), Fidelity(5, part=0.25)
@@ -107,3 +113,10 @@ def test_rank_agreement():
 @pytest.mark.parametrize("pair", [([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([], [])])
 def test_ranks_of_too_little(pair):
     assert math.isnan(rank_agreement(*pair))
+
+
+def test_a_line_from_short_to_full():
+    assert straight_line([(1.0, 5.0), (2.0, 7.0), (4.0, 11.0)]) == pytest.approx((2.0, 3.0))
+    slope, offset = straight_line([(1.0, 5.0), (2.0, 4.0)])  # ranks that disagree
+    assert slope == pytest.approx(1 / 3) and slope * 1.5 + offset == pytest.approx(4.5)
+    assert straight_line([(2.0, 5.0), (2.0, 7.0)]) == pytest.approx((1.0, 4.0))

@@ -1,0 +1,312 @@
+"""Many short trials, few long ones: the search that `autotune_ptycho` makes by default."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hs_autoptycho.tuning.optimizer import Sampler
+from hs_autoptycho.tuning.polish import (
+    Optimum,
+    both_sides,
+    farthest,
+    one_side,
+    parabolas,
+    slopes,
+    step_sizes,
+)
+from hs_autoptycho.tuning.schedule import curve_limits, n_initial, next_number, told
+from hs_autoptycho.tuning.selection import rank_agreement, select_best, straight_line
+from hs_autoptycho.tuning.space import Dimension, complete_point
+from hs_autoptycho.tuning.trial import Fidelity, Trial
+
+# Trials at full length, as a part of all, and at least.
+FULL_LENGTH = 0.18
+FEWEST_FULL_LENGTH = 8
+# Of these, so many repeat the best short ones.
+PROMOTED = 4
+# Ranks of short trials are believed above this correlation with those at full length.
+AGREEMENT = 0.0
+# Trials about the best point may be this part of all.
+POLISH = 0.4
+# A search has so many times the quasi-random trials that it starts with, or nothing is polished.
+FEWEST_SEARCH = 1.3
+# Trials at the best parameters with other seeds.
+REPEATS = 2
+# Parameters of which a smaller number is a simpler model.
+FREEDOMS = ("n_slices", "n_probe_modes", "n_variable_modes")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step from a good point to the best.
+
+    Attributes
+    ----------
+    purpose : str
+        Of its trials.
+    fidelity : Fidelity
+    points : list of dict
+        To be tried.
+    found : Optimum
+        What these and the ones before say, if they have all been tried.
+    """
+
+    purpose: str
+    fidelity: Fidelity
+    points: list[dict[str, Any]]
+    found: Optimum
+
+
+@dataclass(frozen=True)
+class Multifidelity:
+    """Search with short trials on a part of the scan; what is promising is tried at full length.
+
+    1. Short trials search the space.
+    2. The best of them, and one from the middle, are repeated at full length. If their ranks
+       disagree with those of the short ones, these are not believed any more.
+    3. About the best of these each parameter is changed to both sides, and once more about the
+       minimum of the parabolas, in trials of medium length (:mod:`.polish`).
+    4. What that gives is tried at full length, and so is, to both sides, the parameter that has
+       moved farthest and may have farther to go. Further full-length trials, if any are left, are
+       proposed by a model that holds all scores, the short ones brought to the scale of the others
+       by a straight line.
+    5. Where the best has modes or slices that it could do without, it is tried with fewer.
+    6. The best is repeated with other orders of the positions, to see how much scores scatter.
+
+    A trial whose learning curve is far worse than those of the better ones is stopped early.
+
+    Attributes
+    ----------
+    sampler : Sampler
+    dimensions : sequence of Dimension
+        What the sampler varies.
+    cheap, middle, full : Fidelity
+    n_trials : int
+        All together.
+    planned : int
+        How many there were to be when the search began, which decides what they are used for. What
+        is more than that is tried at full length.
+    late : Sampler
+        Proposes what is tried at full length.
+    seed : int
+        Of every reconstruction but the repeated ones.
+
+    References
+    ----------
+    K. Swersky, J. Snoek, R. P. Adams, arXiv:1406.3896 (2014); L. Li et al., J. Mach. Learn. Res. 18
+    (185), 1 (2018).
+    """
+
+    sampler: Sampler
+    dimensions: Sequence[Dimension]
+    cheap: Fidelity
+    middle: Fidelity
+    full: Fidelity
+    n_trials: int
+    planned: int
+    late: Sampler
+    seed: int = 0
+    name: str = "multifidelity"
+
+    @property
+    def n_full(self) -> int:
+        """Trials at full length."""
+        return max(FEWEST_FULL_LENGTH, round(FULL_LENGTH * self.planned))
+
+    def propose(self, done: Sequence[Trial], pending: Sequence[Trial]) -> Trial | None:
+        """The next trial."""
+        every = [*done, *pending]
+        left = self.n_trials - len(every)
+        if left <= 0:
+            return None
+        n_cheap = sum(t.fidelity == self.cheap and t.purpose == "search" for t in every)
+        exhausted = False
+        if n_cheap < self.n_search and len(every) == n_cheap:
+            point = self.sampler.ask(
+                told(t for t in done if t.purpose == "search"), [t.parameters for t in pending]
+            )
+            if point is not None:
+                return self._trial(point, self.cheap, "search", every)
+            exhausted = True
+        if any(t.purpose == "search" for t in pending):
+            return None
+        promoted = [t for t in every if t.purpose == "promotion"]
+        candidates = self._candidates(done)
+        if len(promoted) < len(candidates):
+            tried = [t.parameters for t in promoted]
+            point = next(p for p in candidates if p not in tried)
+            return self._trial(point, self.full, "promotion", every)
+        if any(t.purpose == "promotion" for t in pending):
+            return None
+        for stage in self._polishing(done):
+            tried = [t.parameters for t in every if t.fidelity == stage.fidelity]
+            new = [p for p in stage.points if p not in tried]
+            if new:
+                return self._trial(new[0], stage.fidelity, stage.purpose, every)
+            if any(t.purpose == stage.purpose for t in pending):
+                return None
+        at_full = [t.parameters for t in every if t.fidelity == self.full]
+        simpler = [p for p in self._simpler(done) if p not in at_full]
+        repeats = [t for t in every if t.purpose == "repeat"]
+        if left > len(simpler) + REPEATS - len(repeats) and not exhausted:
+            point = self.late.ask(self.told_at_full(done), [t.parameters for t in pending])
+            if point is not None:
+                return self._trial(point, self.full, "proposal", every)
+        if any(t.purpose == "proposal" for t in pending):
+            return None
+        if simpler:
+            return self._trial(simpler[0], self.full, "simpler", every)
+        if any(t.purpose == "simpler" for t in pending):
+            return None
+        return self._repeat(done, repeats, every)
+
+    def _repeat(self, done, repeats, every) -> Trial | None:
+        """The best once more, with another seed."""
+        best = repeats[0] if repeats else self.best(done)
+        if best is None or len(repeats) >= REPEATS:
+            return None
+        taken = {t.seed for t in repeats}
+        seed = next(n for n in range(self.seed + 1, self.seed + 2 + REPEATS) if n not in taken)
+        return replace(self._trial(best.parameters, self.full, "repeat", every), seed=seed)
+
+    @property
+    def n_search(self) -> int:
+        """Short trials that search."""
+        return self.planned - self.n_full - sum(self.n_polish)
+
+    @property
+    def n_polish(self) -> tuple[int, int]:
+        """Trials about the best point, to both sides and to one, as far as there are enough."""
+        n = sum(not (d.choices or d.integer) for d in self.dimensions)
+        fewest = FEWEST_SEARCH * n_initial(self.dimensions, self.planned)
+        for both, one in ((2 * n + 1, n + 1), (2 * n + 1, 0)):
+            enough = self.planned - self.n_full - both - one >= fewest
+            if n and enough and both + one <= POLISH * self.planned:
+                return both, one
+        return 0, 0
+
+    def optimum(self, done: Sequence[Trial]) -> Optimum | None:
+        """What the trials about the best point say; None as long as there are none."""
+        found = None
+        for stage in self._polishing(done):
+            tried = [t.parameters for t in done if t.fidelity == stage.fidelity]
+            if any(point not in tried for point in stage.points):
+                break
+            found = stage.found
+        return found
+
+    def limits(self, trial: Trial, done: Sequence[Trial]) -> list[tuple[int, float]]:
+        """Where trials stand that are clearly worse than the better third."""
+        if trial.purpose not in ("search", "proposal"):
+            return []
+        return curve_limits([t for t in done if t.fidelity == trial.fidelity])
+
+    def best(self, done: Sequence[Trial]) -> Trial | None:
+        """At full length, the simplest within one standard error; else the best short one."""
+        return select_best(done, self.full) or select_best(done, self.cheap)
+
+    def agreement(self, done: Sequence[Trial]) -> float:
+        """Rank correlation of the promoted trials' two scores; NaN where there are too few."""
+        pairs = self._pairs(done)
+        if len(pairs) < 3:
+            return math.nan
+        return rank_agreement(*(list(column) for column in zip(*pairs, strict=True)))
+
+    def told_at_full(self, done: Sequence[Trial]) -> list[tuple[Mapping[str, Any], float | None]]:
+        """Scores on the scale of full-length trials, of the short ones too if these are right."""
+        full = [t for t in done if t.fidelity == self.full and t.purpose != "repeat"]
+        known = [t.parameters for t in full]
+        pairs = self._pairs(done)
+        believed = len(pairs) >= 3 and not self.agreement(done) <= AGREEMENT
+        slope, offset = straight_line(pairs) if believed else (0.0, 0.0)
+        short = []
+        for point, score in told(t for t in done if t.purpose == "search"):
+            if point in known or (score is not None and not believed):
+                continue  # a failure is one at any length
+            short.append((point, None if score is None else offset + slope * score))
+        return short + told(full)
+
+    def _trial(self, point, fidelity, purpose, every) -> Trial:
+        number = next_number(every, ())
+        return Trial(number, dict(point), fidelity, purpose, seed=self.seed)
+
+    def _candidates(self, done: Sequence[Trial]) -> list[dict[str, Any]]:
+        """Parameters to promote, in the order of their short trials, then one from the middle."""
+        short = [t for t in done if t.purpose == "search" and t.status == "completed"]
+        short = sorted(short, key=lambda t: (t.objective, t.number))
+        n = min(PROMOTED, len(short))
+        if not n:
+            return []
+        middle = max(n - 1, len(short) // 3)
+        return [t.parameters for t in [*short[: n - 1], short[middle]]]
+
+    def _center(self, done: Sequence[Trial]) -> Trial | None:
+        """The best of those that were promoted."""
+        promoted = [t for t in done if t.purpose == "promotion" and t.status == "completed"]
+        return min(promoted, key=lambda t: (t.objective, t.number), default=None)
+
+    def _polishing(self, done: Sequence[Trial]) -> Iterator[Stage]:
+        """The stages of going from the best of the promoted to the optimum, in their order."""
+        center = self._center(done)
+        if center is None or not self.n_polish[0] or self.agreement(done) <= AGREEMENT:
+            return
+        short = [t for t in done if t.purpose == "search"]
+        dimensions, start = self.dimensions, center.parameters
+        steps = step_sizes(dimensions, start, short)
+        about = [t for t in done if t.fidelity == self.middle]
+        found = parabolas(dimensions, start, steps, about)
+        yield Stage("both sides", self.middle, both_sides(dimensions, start, steps), found)
+        if self.n_polish[1]:
+            points = one_side(dimensions, found.point, steps)
+            found = slopes(dimensions, found.point, steps, about, found)
+            yield Stage("one side", self.middle, points, found)
+        yield Stage("refinement", self.full, [found.point], found)
+        name = farthest(dimensions, start, found, steps)
+        freedoms = sum(d.name in FREEDOMS for d in dimensions)
+        if name is None or self.n_full < PROMOTED + 4 + REPEATS + freedoms:
+            return
+        step = {name: steps[name]}
+        points = both_sides(dimensions, found.point, step)
+        at_full = [t for t in done if t.fidelity == self.full and t.purpose != "repeat"]
+        last = parabolas(dimensions, found.point, step, at_full)
+        last = replace(last, errors={**found.errors, **last.errors})
+        yield Stage("full sides", self.full, points[1:], last)
+        yield Stage("refinement", self.full, [last.point], last)
+
+    def _pairs(self, done: Sequence[Trial]) -> list[tuple[float, float]]:
+        short = {_key(t): t.objective for t in done if t.purpose == "search"}
+        return [
+            (short[_key(t)], t.objective)
+            for t in done
+            if t.purpose == "promotion" and t.status == "completed" and _key(t) in short
+        ]
+
+    def _simpler(self, done: Sequence[Trial]) -> list[dict[str, Any]]:
+        """The lowest objective's parameters with one freedom less, for each freedom it has."""
+        full = [
+            t for t in done
+            if t.fidelity == self.full and t.status == "completed" and t.purpose != "repeat"
+        ]  # fmt: skip
+        if not full:
+            return []
+        best = min(full, key=lambda t: (t.objective, t.number)).parameters
+        out = []
+        for dimension in self.dimensions:
+            if dimension.name not in FREEDOMS or dimension.name not in best:
+                continue
+            below = [v for v in _values(dimension) if v < best[dimension.name]]
+            if below:
+                simpler = {**best, dimension.name: max(below)}
+                out.append(complete_point(self.dimensions, simpler))
+        return out
+
+
+def _key(trial: Trial) -> tuple:
+    return tuple(sorted(trial.parameters.items()))
+
+
+def _values(dimension: Dimension) -> Sequence[Any]:
+    return dimension.choices or range(int(dimension.low), int(dimension.high) + 1)
