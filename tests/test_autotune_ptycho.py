@@ -205,7 +205,7 @@ def test_on_a_cluster(scan):
     with (
         distributed.LocalCluster(1, threads_per_worker=1, processes=False, dashboard_address=None)
         as cluster,
-        distributed.Client(cluster) as client,
+        distributed.Client(cluster, set_as_default=False) as client,
     ):  # fmt: skip
         result = scan.autotune_ptycho(SPACE, client=client, **SHORT)
     alone = scan.autotune_ptycho(SPACE, **SHORT)

@@ -181,7 +181,8 @@ class Distributed:
                 continue
             futures = [run.future for run in self._running.values()]
             try:
-                wait(futures, timeout=_LOOK, return_when="FIRST_COMPLETED")
+                with self._client.as_current():  # it need not be the default one
+                    wait(futures, timeout=_LOOK, return_when="FIRST_COMPLETED")
             except TimeoutError:
                 pass
             except CancelledError:  # with its worker: seen by `_collect`

@@ -55,7 +55,7 @@ def make_cluster():
     def make(n_workers, **options):
         options = {"processes": True, "threads_per_worker": 1, **options}
         cluster = distributed.LocalCluster(n_workers=n_workers, dashboard_address=":0", **options)
-        client = distributed.Client(cluster)
+        client = distributed.Client(cluster, set_as_default=False)
         made.extend([client, cluster])
         return client
 
