@@ -217,7 +217,7 @@ class GaussianProcessOptimizer(_Base):
         first = Warp.of(scores[:n])(scores[:n])
         made_from = places[:n].tobytes() + first.tobytes()
         if self._fitted is None or self._fitted[0] != made_from:
-            found, _ = kernel_parameters(places[:n], first, random_state=self.random_state)
+            found = kernel_parameters(places[:n], first, random_state=self.random_state)
             self._fitted = made_from, found
         warped, kernel = Warp.of(scores)(scores), self._fitted[1]
         surrogate = Surrogate(dimensions, places, warped, kernel)

@@ -27,8 +27,6 @@ _NOISE_BELIEF = (math.log(1e-3), 2.0)
 _AMPLITUDE_BOUNDS = (1e-3, 1e3)
 _LENGTH_BOUNDS = (0.02, 20.0)
 _NOISE_BOUNDS = (1e-6, 1.0)
-# Warps that are tried beside none.
-_GAPS = (2.0, 1.3, 1.1)
 _MOST_STEPS = 40  # of the search for the kernel's parameters
 
 
@@ -140,30 +138,26 @@ class Warp:
             return np.array(scores, float)
         return 1 / (self.gap - np.minimum((scores - self.best) / self.reach, 1))
 
-    def back(self, warped: np.ndarray) -> np.ndarray:
-        """Scores of warped ones."""
-        if self.reach <= 0:
-            return np.array(warped, float)
-        # far below the best, which a process may draw, the function has a pole
-        return self.best + self.reach * (self.gap - 1 / np.maximum(warped, 0.25 / self.gap))
-
-    def slopes(self, warped: np.ndarray) -> np.ndarray:
-        """Derivative of the warped score by the score."""
-        warped = np.asarray(warped, float)
-        return warped**2 / self.reach if self.reach > 0 else np.ones_like(warped)
-
 
 class Surrogate:
     """What the scores of a search say about all other points.
 
-    A Matérn 5/2 process of the warped scores with a length scale for each column and noise. All
-    its parameters, and the warp, are the most likely ones under weak beliefs. :meth:`fit` makes it.
+    A Matérn 5/2 process of warped scores with a length scale for each column and noise.
+
+    Parameters
+    ----------
+    dimensions
+        The space.
+    places
+        Rows of :func:`encode`.
+    warped
+        As many scores, as :class:`Warp` gives them.
+    theta
+        What :func:`kernel_parameters` finds.
 
     Attributes
     ----------
     dimensions : list of Dimension
-    noise : float
-        Standard deviation of a score about the process near the best, in the objective's unit.
     lengths : float64 array
         Length scales of the columns.
 
@@ -180,72 +174,18 @@ class Surrogate:
         places: np.ndarray,
         warped: np.ndarray,
         theta: np.ndarray,
-        warp: Warp | None = None,
     ):
         self.dimensions = list(dimensions)
         self.lengths = np.exp(theta[1:-1])
-        self._warp = Warp(0.0, 0.0) if warp is None else warp
         self._places = places
         self._mean, self._scale = _level(warped)
         self._amplitude = float(np.exp(theta[0]))
         self._process = _process(theta)
         with quiet_and_repeatable():
             self._process.fit(places, (warped - self._mean) / self._scale)
-        noise = self._scale * math.sqrt(self._process.noise_)
-        self.noise = float(noise / self._warp.slopes(warped.min()))
-
-    @classmethod
-    def fit(
-        cls,
-        dimensions: Sequence[Dimension],
-        told: Sequence[tuple[Mapping[str, Any], float | None]],
-        *,
-        random_state: int = 0,
-    ) -> Surrogate:
-        """From points and scores; those without a finite score are left out.
-
-        Parameters
-        ----------
-        dimensions
-            The space.
-        told
-            Points and scores.
-        random_state
-            Seed of a second start of the search for the kernel's parameters.
-
-        Raises
-        ------
-        ValueError
-            If there are fewer than two scores.
-        """
-        good = [(p, s) for p, s in told if s is not None and math.isfinite(s)]
-        if len(good) < 2:
-            raise ValueError(f"A surrogate needs at least two scores, not {len(good)}.")
-        places = encode(dimensions, [p for p, _ in good])
-        scores = np.array([s for _, s in good], float)
-        best = None
-        for warp in (Warp(), *(Warp.of(scores, 1.0, gap) for gap in _GAPS)):
-            warped = warp(scores)
-            theta, loss = kernel_parameters(places, warped, random_state=random_state)
-            # the same scores in other units are more or less likely
-            loss -= np.log(warp.slopes(warped) / _level(warped)[1]).sum()
-            if best is None or loss < best[0]:
-                best = loss, warped, theta, warp
-        return cls(dimensions, places, *best[1:])
-
-    def encode(self, points: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """See :func:`encode`."""
-        return encode(self.dimensions, points)
-
-    def predict(self, points: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation at points, without the noise, in the objective's unit."""
-        with quiet_and_repeatable():
-            mean, std = self.predict_places(self.encode(points))
-        back = self._warp.back
-        return back(mean), (back(mean + std) - back(mean - std)) / 2
 
     def predict_places(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same of the warped score at rows of :meth:`encode`.
+        """Mean and standard deviation, without the noise, of the warped score at rows of `encode`.
 
         For callers that are :func:`quiet_and_repeatable`.
         """
@@ -261,32 +201,10 @@ class Surrogate:
         r = cdist(places / self.lengths, self._places / self.lengths) * math.sqrt(5)
         return self._amplitude * (1 + r + r**2 / 3) * np.exp(-r)
 
-    def draw(
-        self, points: Sequence[Mapping[str, Any]], n_draws: int, random_state: int = 0
-    ) -> np.ndarray:
-        """Functions that the scores allow, at points.
-
-        Returns
-        -------
-        float64 array (n_draws, points)
-            In the objective's unit, without the noise.
-        """
-        places = self.encode(points)
-        with quiet_and_repeatable():
-            across = self._covariance(places)
-            whitened = solve_triangular(self._process.L_, across.T, lower=True)
-            covariance = self._process.kernel_(places) - whitened.T @ whitened
-            # eigenvectors, since neighbouring points make it singular
-            values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-            random = np.random.default_rng(random_state).normal(size=(n_draws, len(places)))
-            deviations = (random * np.sqrt(np.maximum(values, 0))) @ vectors.T
-            mean = across @ self._process.alpha_
-        return self._warp.back(self._mean + self._scale * (mean + deviations))
-
 
 def kernel_parameters(
     places: np.ndarray, scores: np.ndarray, *, random_state: int = 0
-) -> tuple[np.ndarray, float]:
+) -> np.ndarray:
     """The most likely parameters of the kernel, as logarithms.
 
     Parameters
@@ -300,9 +218,9 @@ def kernel_parameters(
 
     Returns
     -------
-    float64 array, float
+    float64 array
         Logarithms of the amplitude squared, the length scales, and the noise squared, of scores of
-        standard deviation 1; and the negative logarithm of how likely they are.
+        standard deviation 1.
     """
     mean, scale = _level(scores)
     columns = places.shape[1]
@@ -330,7 +248,7 @@ def kernel_parameters(
             )  # fmt: skip
             if best is None or found.fun < best.fun - 1e-6:
                 best = found
-    return best.x, float(best.fun)
+    return best.x
 
 
 def _likelihood(places: np.ndarray, scores: np.ndarray):
