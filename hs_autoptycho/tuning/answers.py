@@ -17,7 +17,12 @@ from hs_autoptycho.tuning.posterior import (
     StatisticalError,
     draw_optima,
 )
-from hs_autoptycho.tuning.selection import difference, rank_agreement, straight_line, usable
+from hs_autoptycho.tuning.selection import (
+    agreement,
+    difference,
+    straight_line,
+    usable,
+)
 from hs_autoptycho.tuning.sensitivity import flat_directions, sobol_indices
 from hs_autoptycho.tuning.sentences import (
     about_flat_directions,
@@ -123,12 +128,12 @@ def answer(
     """
     reference = best.fidelity
     pairs = _pairs(trials, reference)
-    agreement = _agreement(pairs)
-    told = _told(trials, reference, pairs, agreement)
+    ranks = _agreement(pairs)
+    told = _told(trials, reference, pairs, ranks)
     n_scores = sum(score is not None for _, score in told)
     repeat_noise = _repeat_noise(trials, best)
     equals, standard_error = _equals(trials, best, repeat_noise)
-    warnings = about_trials(trials, dimensions, best, full, n_scores, agreement)
+    warnings = about_trials(trials, dimensions, best, full, n_scores, ranks)
     common = {
         "repeat_noise": repeat_noise,
         "standard_error": standard_error,
@@ -166,27 +171,26 @@ def _key(trial: Trial) -> tuple:
     return tuple(sorted(trial.parameters.items()))
 
 
-def _pairs(trials: Sequence[Trial], reference: Fidelity) -> list[tuple[float, float, Fidelity]]:
-    """Objectives of the same parameters: short, at the reference's fidelity, and which short."""
-    at_full = {_key(t): t.objective for t in usable(trials, reference)}
+def _pairs(trials: Sequence[Trial], reference: Fidelity) -> list[tuple[Trial, Trial]]:
+    """Trials of the same parameters, short and at the reference's fidelity."""
+    at_full = {_key(t): t for t in usable(trials, reference)}
     others = dict.fromkeys(t.fidelity for t in trials if t.fidelity != reference)
     return [
-        (t.objective, at_full[_key(t)], fidelity)
+        (t, at_full[_key(t)])
         for fidelity in others
         for t in usable(trials, fidelity)
         if _key(t) in at_full
     ]
 
 
-def _agreement(pairs) -> float:
-    """Rank correlation of the short trials of which most were repeated at the reference's."""
-    kinds = [p[2] for p in pairs]
+def _agreement(pairs: Sequence[tuple[Trial, Trial]]) -> float:
+    """Of the short trials of which most were repeated at the reference's fidelity."""
+    kinds = [short.fidelity for short, _ in pairs]
     most = max(dict.fromkeys(kinds), key=kinds.count, default=None)
-    own = [p[:2] for p in pairs if p[2] == most]
-    return rank_agreement([p[0] for p in own], [p[1] for p in own])
+    return agreement([pair for pair in pairs if pair[0].fidelity == most])
 
 
-def _told(trials, reference, pairs, agreement) -> list[tuple[Mapping[str, Any], float | None]]:
+def _told(trials, reference, pairs, ranks) -> list[tuple[Mapping[str, Any], float | None]]:
     """Points and scores on the scale of the reference's fidelity.
 
     What was stopped early is taken to be as bad as the worst that was completed, so
@@ -194,9 +198,9 @@ def _told(trials, reference, pairs, agreement) -> list[tuple[Mapping[str, Any], 
     """
     completed = usable(trials, reference)
     told = {_key(t): (t.parameters, t.objective) for t in completed}
-    for fidelity in dict.fromkeys(p[2] for p in pairs):
-        own = [p[:2] for p in pairs if p[2] == fidelity]
-        if agreement <= 0 or len(own) < 3:
+    for fidelity in dict.fromkeys(short.fidelity for short, _ in pairs):
+        own = [(a.objective, b.objective) for a, b in pairs if a.fidelity == fidelity]
+        if ranks <= 0 or len(own) < 3:
             continue
         slope, offset = straight_line(own)
         for t in usable(trials, fidelity):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +17,7 @@ from hs_autoptycho.tuning.polish import (
     step_sizes,
 )
 from hs_autoptycho.tuning.schedule import curve_limits, n_initial, next_number, told
-from hs_autoptycho.tuning.selection import rank_agreement, select_best, straight_line
+from hs_autoptycho.tuning.selection import agreement, select_best, straight_line
 from hs_autoptycho.tuning.space import Dimension, complete_point
 from hs_autoptycho.tuning.trial import Fidelity, Trial
 
@@ -209,18 +208,15 @@ class Multifidelity:
         return select_best(done, self.full) or select_best(done, self.cheap)
 
     def agreement(self, done: Sequence[Trial]) -> float:
-        """Rank correlation of the promoted trials' two scores; NaN where there are too few."""
-        pairs = self._pairs(done)
-        if len(pairs) < 3:
-            return math.nan
-        return rank_agreement(*(list(column) for column in zip(*pairs, strict=True)))
+        """Rank correlation of the promoted trials' two scores; NaN where nothing can be told."""
+        return agreement(self._pairs(done))
 
     def told_at_full(self, done: Sequence[Trial]) -> list[tuple[Mapping[str, Any], float | None]]:
         """Scores on the scale of full-length trials, of the short ones too if these are right."""
         full = [t for t in done if t.fidelity == self.full and t.purpose != "repeat"]
         known = [t.parameters for t in full]
-        pairs = self._pairs(done)
-        believed = len(pairs) >= 3 and not self.agreement(done) <= AGREEMENT
+        pairs = [(short.objective, long.objective) for short, long in self._pairs(done)]
+        believed = len(pairs) >= 3 and self._believed(done)
         slope, offset = straight_line(pairs) if believed else (0.0, 0.0)
         short = []
         for point, score in told(t for t in done if t.purpose == "search"):
@@ -240,7 +236,7 @@ class Multifidelity:
         n = min(PROMOTED, len(short))
         if not n:
             return []
-        middle = max(n - 1, len(short) // 3)
+        middle = max(n - 1, len(short) // 2)
         return [t.parameters for t in [*short[: n - 1], short[middle]]]
 
     def _center(self, done: Sequence[Trial]) -> Trial | None:
@@ -251,19 +247,23 @@ class Multifidelity:
     def _polishing(self, done: Sequence[Trial]) -> Iterator[Stage]:
         """The stages of going from the best of the promoted to the optimum, in their order."""
         center = self._center(done)
-        if center is None or not self.n_polish[0] or self.agreement(done) <= AGREEMENT:
+        if center is None or not self.n_polish[0]:
             return
+        # where short trials mislead, those of medium length may too
+        length = self.middle if self._believed(done) else self.full
         short = [t for t in done if t.purpose == "search"]
         dimensions, start = self.dimensions, center.parameters
         steps = step_sizes(dimensions, start, short)
-        about = [t for t in done if t.fidelity == self.middle]
+        about = [t for t in done if t.fidelity == length and t.purpose != "repeat"]
         found = parabolas(dimensions, start, steps, about)
-        yield Stage("both sides", self.middle, both_sides(dimensions, start, steps), found)
+        yield Stage("both sides", length, both_sides(dimensions, start, steps), found)
         if self.n_polish[1]:
             points = one_side(dimensions, found.point, steps)
             found = slopes(dimensions, found.point, steps, about, found)
-            yield Stage("one side", self.middle, points, found)
+            yield Stage("one side", length, points, found)
         yield Stage("refinement", self.full, [found.point], found)
+        if length == self.full:
+            return
         name = farthest(dimensions, start, found, steps)
         freedoms = sum(d.name in FREEDOMS for d in dimensions)
         if name is None or self.n_full < PROMOTED + 4 + REPEATS + freedoms:
@@ -276,10 +276,14 @@ class Multifidelity:
         yield Stage("full sides", self.full, points[1:], last)
         yield Stage("refinement", self.full, [last.point], last)
 
-    def _pairs(self, done: Sequence[Trial]) -> list[tuple[float, float]]:
-        short = {_key(t): t.objective for t in done if t.purpose == "search"}
+    def _believed(self, done: Sequence[Trial]) -> bool:
+        return not self.agreement(done) <= AGREEMENT
+
+    def _pairs(self, done: Sequence[Trial]) -> list[tuple[Trial, Trial]]:
+        """The promoted, short and at full length."""
+        short = {_key(t): t for t in done if t.purpose == "search"}
         return [
-            (short[_key(t)], t.objective)
+            (short[_key(t)], t)
             for t in done
             if t.purpose == "promotion" and t.status == "completed" and _key(t) in short
         ]

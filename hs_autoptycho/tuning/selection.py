@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from hs_autoptycho.tuning.trial import Fidelity, Trial
+
+# Standard errors from which on two trials are surely different.
+CERTAIN = 2.0
 
 
 def difference(a: Trial, b: Trial) -> tuple[float, float]:
@@ -112,21 +115,30 @@ def select_best(trials: Sequence[Trial], fidelity: Fidelity) -> Trial | None:
     )
 
 
-def rank_agreement(cheap: Sequence[float], full: Sequence[float]) -> float:
-    """Spearman's rank correlation between two scores of the same parameters.
+def agreement(pairs: Sequence[tuple[Trial, Trial]]) -> float:
+    """Whether two fidelities order parameters alike, where both can tell them apart.
+
+    Trials that are promising are close together, and the order of what is equal but for noise says
+    nothing: two of them are compared where both differences are larger than `CERTAIN` standard
+    errors.
+
+    Parameters
+    ----------
+    pairs
+        Trials of the same parameters, short and at full length.
 
     Returns
     -------
     float
-        -1 to 1; NaN with fewer than three pairs, or where all scores of a kind are equal.
+        Kendall's rank correlation of those, -1 to 1; NaN where there are none to compare.
     """
-    pairs = np.array([cheap, full], dtype=float)
-    pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
-    if pairs.shape[1] < 3:
-        return math.nan
-    a, b = (ranks - ranks.mean() for ranks in map(rankdata, pairs))
-    scale = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / scale if scale else math.nan
+    alike = []
+    for (short, full), (other_short, other_full) in itertools.combinations(pairs, 2):
+        differences = difference(short, other_short), difference(full, other_full)
+        # without blocks an order is all there is
+        if all(abs(mean) > CERTAIN * np.nan_to_num(error) for mean, error in differences):
+            alike.append(math.copysign(1, differences[0][0]) == math.copysign(1, differences[1][0]))
+    return 2 * sum(alike) / len(alike) - 1 if alike else math.nan
 
 
 def straight_line(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -1,14 +1,15 @@
 """Comparing trials and choosing one of them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from hs_autoptycho.tuning.selection import (
+    agreement,
     complexity,
     difference,
-    rank_agreement,
     select_best,
     straight_line,
 )
@@ -102,17 +103,34 @@ def test_ties_go_to_the_first():
     assert select_best(trials, FULL).number == 1
 
 
-def test_rank_agreement():
-    assert rank_agreement([1, 2, 3, 10], [5, 6, 60, 61]) == pytest.approx(1)
-    assert rank_agreement([1, 2, 3, 10], [4, 3, 2, 1]) == pytest.approx(-1)
-    # d = (0, 1, 1): 1 - 6 * 2 / (3 * 8)
-    assert rank_agreement([1, 2, 3], [1, 3, 2]) == pytest.approx(0.5)
-    assert rank_agreement([1, math.nan, 2, 3], [1, 9, 3, 2]) == pytest.approx(0.5)
+def pairs_of(short, full, noise=0.0):
+    """Trials with these objectives, whose blocks scatter."""
+    scatter = np.random.default_rng(0).normal(0, noise, (2, len(short), 64))
+    scatter -= scatter.mean(2, keepdims=True)
+    out = []
+    for i, values in enumerate(zip(short, full, strict=True)):
+        out.append(tuple(
+            Trial(i, {}, fidelity, objective=value, blocks=list(value + scatter[k, i]))
+            for k, (value, fidelity) in enumerate(zip(values, (Fidelity(3), FULL), strict=True))
+        ))  # fmt: skip
+    return out
 
 
-@pytest.mark.parametrize("pair", [([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([], [])])
-def test_ranks_of_too_little(pair):
-    assert math.isnan(rank_agreement(*pair))
+def test_agreement():
+    assert agreement(pairs_of([1, 2, 3, 10], [5, 6, 60, 61])) == 1
+    assert agreement(pairs_of([1, 2, 3, 10], [4, 3, 2, 1])) == -1
+    assert agreement(pairs_of([1, 2, 3], [1, 3, 2])) == pytest.approx(1 / 3)
+    assert math.isnan(agreement(pairs_of([1], [2]))) and math.isnan(agreement([]))
+    bare = [tuple(replace(t, blocks=[]) for t in pair) for pair in pairs_of([1, 2], [2, 3])]
+    assert agreement(bare) == 1
+
+
+def test_what_cannot_be_told_apart_does_not_disagree():
+    # the first three are equal but for noise, in one order and in the other
+    short, full = [1.00, 1.01, 1.02, 2.0], [5.02, 5.01, 5.00, 9.0]
+    assert agreement(pairs_of(short, full)) == 0
+    assert agreement(pairs_of(short, full, noise=0.3)) == 1
+    assert math.isnan(agreement(pairs_of(short, full, noise=30.0)))
 
 
 def test_a_line_from_short_to_full():
