@@ -81,7 +81,13 @@ class FourierRingCorrelation:
         score = Score(math.inf, metrics, worst, status_of(worst))
         if score.status == "completed":
             centers = results[0].placement.corners + np.array(results[0].probe.shape[-2:]) // 2
-            fields = [r.object[0][_box(centers)] for r in results]
+            # where positions are corrected, each half has a grid of its own
+            origins = [r.placement.origin for r in results]
+            shifts = [np.round(origin - origins[0]).astype(int) for origin in origins]
+            fields = [
+                r.object.prod(0)[_box(centers + shift)]
+                for r, shift in zip(results, shifts, strict=True)
+            ]
             metrics["frc"] = float(ring_correlation(*fields).mean())
             score.value = 1 - metrics["frc"]
         return score

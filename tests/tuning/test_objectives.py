@@ -63,6 +63,19 @@ def test_each_objective_prefers_the_truth_at_less_work(experiment, name, fidelit
     assert score(objective).value != best.value
 
 
+def test_saturated_pixels_are_left_out(experiment):
+    """A tenth of a count that was cut off cannot be split off."""
+    clipped = np.minimum(experiment.counts, 254).astype(np.uint8)
+    clipped[3, 20, 30] = clipped[:, 25, 33] = 255
+    saturated = (clipped == 255).any(0)
+    bright = experiment.with_counts(clipped)
+    objective = make_objective("held_out", bright)
+    assert "2 pixels" in objective.notes[-1]
+    known = bright.with_mask(~saturated)
+    assert not make_objective("held_out", known).notes
+    assert score(objective).value == score(make_objective("held_out", known)).value
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_diverged_run_has_no_score(experiment, name):
     result = score(make_objective(name, experiment), {**TRUE, "step_probe": 10.0})

@@ -221,3 +221,29 @@ def test_the_cheap_fidelity():
     assert middle_fidelity(Fidelity(6), Fidelity(3, 1.0)) == Fidelity(3, 1.0)
     assert cheap_fidelity(Fidelity(2), 2304) == Fidelity(2, pytest.approx(0.444))
     assert np.isclose(cheap_fidelity(Fidelity(50), 1e6).part, 0.25)
+
+
+def test_a_study_that_goes_on_with_more_trials():
+    whole = play(make())
+    strategy = make(n_trials=46, planned=40)
+    more = play(strategy, known=whole)
+    assert [t.to_dict() for t in more[:40]] == [t.to_dict() for t in whole]
+    assert len(more) == 46
+    assert {(t.purpose, t.fidelity) for t in more[40:]} <= {("proposal", FULL), ("simpler", FULL)}
+
+
+def test_one_side_of_what_is_left_is_polished_at_full_length_where_short_trials_mislead():
+    done = play(make(), score=lambda t: landscape(t, inverted=True))
+    about = [t for t in done if t.purpose == "both sides"]
+    assert about and {t.fidelity for t in about} == {FULL}
+
+
+def test_repeats_have_seeds_of_their_own_whatever_was_lost():
+    whole = play(make())
+    repeats = [t for t in whole if t.purpose == "repeat"]
+    assert [t.seed for t in repeats] == [1, 2]
+    # the first was under way when the run was killed, the second had ended
+    kept = [t for t in whole if t is not repeats[0]]
+    last = play(make(), known=kept)[-1]
+    assert (last.purpose, last.seed, last.number) == ("repeat", 1, repeats[0].number)
+    assert last.parameters == repeats[0].parameters
