@@ -12,6 +12,8 @@ from hs_autoptycho.tuning.space import Dimension
 
 # So near to a limit of its range (as a part of it) an optimum counts as being at the limit.
 _AT_LIMIT = 0.02
+# The end of an interval counts too, if it is narrower than this part of the range.
+_NEAR = 0.25
 # An interval wider than this part of the range, or a choice less probable, says nothing.
 _WIDE, _UNDECIDED = 0.5, 0.5
 # Parameters with a smaller share of a flat direction, relative to the largest, are left out.
@@ -118,8 +120,11 @@ def _at_limit(d: Dimension, value: Any, interval: Mapping[str, Any]) -> list[str
     if values:
         at_low, at_high = value == low, value == high
     else:
+        # an interval that reaches a limit from afar says that little is known, not where to go
         places = [d.place(v) for v in (value, *interval.values())]
-        at_low, at_high = min(places) < _AT_LIMIT, max(places) > 1 - _AT_LIMIT
+        near = max(places) - min(places) < _NEAR
+        at_low = min(places if near else places[:1]) < _AT_LIMIT
+        at_high = max(places if near else places[:1]) > 1 - _AT_LIMIT
     out = []
     for at, limit, beyond, way in (
         (at_low, low, known.low, "smaller"),
