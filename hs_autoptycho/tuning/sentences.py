@@ -23,6 +23,7 @@ _TRIALS_A_PARAMETER = 3
 
 
 def about_flat_directions(coordinates, directions, wide) -> list[str]:
+    """Sentences on parameters that can be changed together and the objective hardly changes."""
     sentences = []
     for found in directions:
         shares = np.abs(found.direction) / np.abs(found.direction).max()
@@ -60,6 +61,7 @@ def _flat_sentence(coordinates, names, direction, start, end) -> str:
 
 
 def about_trials(trials, dimensions, best, full, n_scores, agreement) -> list[str]:
+    """Sentences on trials that failed, are too few, or contradict each other."""
     out = []
     needed = _TRIALS_A_PARAMETER * len(dimensions) + 2
     if best.fidelity != full:
@@ -87,12 +89,14 @@ def about_trials(trials, dimensions, best, full, n_scores, agreement) -> list[st
 
 
 def is_wide(d: Dimension, interval: Mapping[str, Any]) -> bool:
+    """Whether an interval says next to nothing."""
     if "choices" in interval:
         return max(interval["probabilities"]) < _UNDECIDED
     return bool(interval) and d.place(interval["high"]) - d.place(interval["low"]) > _WIDE
 
 
 def about_parameters(dimensions, best, intervals, wide) -> list[str]:
+    """Sentences on parameters at a limit of their range, or that the trials do not tell."""
     sentences, unknown = [], []
     for d in dimensions:
         interval = intervals.get(d.name, {})
