@@ -237,13 +237,13 @@ def _search_space(
 
 
 def _as_it_was(tuning: Tuning, scan: Scan, values: Mapping[str, Any], engine: Engine):
-    """The best trial's reconstruction, made again where it is not at hand."""
-    reconstruction = tuning.reconstruction
-    if reconstruction is None:
+    """The best trial's reconstruction, made again where it is not at hand or of a part only."""
+    reconstruction, fidelity = tuning.reconstruction, tuning.best.fidelity
+    if reconstruction is None or fidelity.part < 1 or fidelity.reduction > 1:
         reconstruction = engine.fit(
             scan.experiment,
             values,
-            n_iterations=tuning.best.fidelity.n_iterations,
+            n_iterations=fidelity.n_iterations,
             random_state=tuning.best.seed,
         ).reconstruction
     reconstruction.status = "interrupted"

@@ -12,6 +12,7 @@ from hs_autoptycho.calibration import CalibrationError
 from hs_autoptycho.data import phase_correlation, twisted_bilayer_mos2
 from hs_autoptycho.ptycho.parameters import ParameterError
 from hs_autoptycho.signals import PtychographicObject
+from hs_autoptycho.tuning import schedule
 from hs_autoptycho.tuning.engines import NumbaEngine
 from hs_autoptycho.tuning.objectives import ObjectiveError
 from hs_autoptycho.tuning.study_file import StudyError
@@ -429,6 +430,21 @@ def test_ctrl_c_in_a_trial(scan, monkeypatch):
     # the third is forgotten, so that a study that goes on runs it
     assert statuses(result) == ["completed", "completed"]
     assert result.status == "interrupted"
+
+
+def test_ctrl_c_among_trials_on_a_part_of_the_scan(scan, monkeypatch):
+    monkeypatch.setattr(schedule, "CHEAP_POSITIONS", 40)
+
+    def interrupt(trial):
+        if trial["number"] == 2:
+            raise KeyboardInterrupt
+
+    result = scan.autotune_ptycho(
+        SPACE, n_trials=30, n_trial_iterations=4, n_iterations=2, callback=interrupt
+    )
+    assert result.trials[0]["fidelity"]["part"] < 0.5
+    assert result.status == "interrupted" and len(result.positions) == 99
+    assert result.parameters["n_iterations"] == 3
 
 
 def test_ctrl_c_before_the_first_trial_is_complete(scan, monkeypatch):
