@@ -10,28 +10,35 @@ from hs_autoptycho.tuning.optimizer import Sampler
 from hs_autoptycho.tuning.polish import (
     Optimum,
     both_sides,
-    farthest,
-    one_side,
+    depends_on_length,
+    least_known,
     parabolas,
-    slopes,
     step_sizes,
 )
 from hs_autoptycho.tuning.schedule import curve_limits, n_initial, next_number, told
-from hs_autoptycho.tuning.selection import agreement, select_best, straight_line
+from hs_autoptycho.tuning.selection import (
+    agreement,
+    complexity,
+    select_best,
+    straight_line,
+    usable,
+)
 from hs_autoptycho.tuning.space import Dimension, complete_point
 from hs_autoptycho.tuning.trial import Fidelity, Trial
 
 # Trials at full length, as a part of all, and at least.
-FULL_LENGTH = 0.18
+FULL_LENGTH = 0.25
 FEWEST_FULL_LENGTH = 8
 # Of these, so many repeat the best short ones.
 PROMOTED = 4
 # Ranks of short trials are believed above this correlation with those at full length.
 AGREEMENT = 0.0
 # Trials about the best point may be this part of all.
-POLISH = 0.4
+POLISH = 0.45
 # A search has so many times the quasi-random trials that it starts with, or nothing is polished.
 FEWEST_SEARCH = 1.3
+# So many times each parameter is changed to both sides.
+ROUNDS = 2
 # Trials at the best parameters with other seeds.
 REPEATS = 2
 # Parameters of which a smaller number is a simpler model.
@@ -67,13 +74,16 @@ class Multifidelity:
     2. The best of them, and one from the middle, are repeated at full length. If their ranks
        disagree with those of the short ones, these are not believed any more.
     3. About the best of these each parameter is changed to both sides, and once more about the
-       minimum of the parabolas, in trials of medium length (:mod:`.polish`).
-    4. What that gives is tried at full length, and so is, to both sides, the parameter that has
-       moved farthest and may have farther to go. Further full-length trials, if any are left, are
-       proposed by a model that holds all scores, the short ones brought to the scale of the others
-       by a straight line.
+       minimum of the parabolas, in trials of medium length (:mod:`.polish`). Step sizes and the
+       like stay as they are: what is best for them depends on the length.
+    4. What that gives is tried at full length, and there the parameters that are known least are
+       changed to both sides once more, as many as there are trials for. Further full-length
+       trials, if any are left, are proposed by a model that holds all scores, the short ones
+       brought to the scale of the others by a straight line.
     5. Where the best has modes or slices that it could do without, it is tried with fewer.
-    6. The best is repeated with other orders of the positions, to see how much scores scatter.
+    6. The best is repeated with other orders of the positions, to see how much scores scatter; and
+       what polishing ended at, if that is another one. The mean decides between these two: one
+       order favours one of them by chance.
 
     A trial whose learning curve is far worse than those of the better ones is stopped early.
 
@@ -149,8 +159,8 @@ class Multifidelity:
                 return None
         at_full = [t.parameters for t in every if t.fidelity == self.full]
         simpler = [p for p in self._simpler(done) if p not in at_full]
-        repeats = [t for t in every if t.purpose == "repeat"]
-        if left > len(simpler) + REPEATS - len(repeats) and not exhausted:
+        repeats = self._repeats(done, every)
+        if left > len(simpler) + len(repeats) and not exhausted:
             point = self.late.ask(self.told_at_full(done), [t.parameters for t in pending])
             if point is not None:
                 return self._trial(point, self.full, "proposal", every)
@@ -160,31 +170,38 @@ class Multifidelity:
             return self._trial(simpler[0], self.full, "simpler", every)
         if any(t.purpose == "simpler" for t in pending):
             return None
-        return self._repeat(done, repeats, every)
-
-    def _repeat(self, done, repeats, every) -> Trial | None:
-        """The best once more, with another seed."""
-        best = repeats[0] if repeats else self.best(done)
-        if best is None or len(repeats) >= REPEATS:
+        if not repeats:
             return None
-        taken = {t.seed for t in repeats}
-        seed = next(n for n in range(self.seed + 1, self.seed + 2 + REPEATS) if n not in taken)
-        return replace(self._trial(best.parameters, self.full, "repeat", every), seed=seed)
+        point, seed = repeats[0]
+        return replace(self._trial(point, self.full, "repeat", every), seed=seed)
+
+    def _repeats(self, done, every) -> list[tuple[dict[str, Any], int]]:
+        """Parameters and seeds of what is to be repeated yet, in their order."""
+        there = {(_key(t), t.seed) for t in every if t.purpose == "repeat"}
+        seeds = range(self.seed + 1, self.seed + 1 + REPEATS)
+        return [
+            (t.parameters, seed)
+            for seed in seeds
+            for t in self._finalists(done)
+            if (_key(t), seed) not in there
+        ]
 
     @property
     def n_search(self) -> int:
         """Short trials that search."""
-        return self.planned - self.n_full - sum(self.n_polish)
+        return self.planned - self.n_full - self.n_polish[1]
 
     @property
     def n_polish(self) -> tuple[int, int]:
-        """Trials about the best point, to both sides and to one, as far as there are enough."""
-        n = sum(not (d.choices or d.integer) for d in self.dimensions)
+        """How often each parameter is changed to both sides, and the trials that this takes."""
+        varied = [d for d in self.dimensions if not (d.choices or d.integer)]
+        n = sum(not depends_on_length(d.name) for d in varied)
         fewest = FEWEST_SEARCH * n_initial(self.dimensions, self.planned)
-        for both, one in ((2 * n + 1, n + 1), (2 * n + 1, 0)):
-            enough = self.planned - self.n_full - both - one >= fewest
-            if n and enough and both + one <= POLISH * self.planned:
-                return both, one
+        for rounds in range(ROUNDS, 0, -1):
+            trials = rounds * (2 * n + 1)
+            enough = self.planned - self.n_full - trials >= fewest
+            if n and enough and trials <= POLISH * self.planned:
+                return rounds, trials
         return 0, 0
 
     def optimum(self, done: Sequence[Trial]) -> Optimum | None:
@@ -204,8 +221,36 @@ class Multifidelity:
         return curve_limits([t for t in done if t.fidelity == trial.fidelity])
 
     def best(self, done: Sequence[Trial]) -> Trial | None:
-        """At full length, the simplest within one standard error; else the best short one."""
-        return select_best(done, self.full) or select_best(done, self.cheap)
+        """At full length, the simplest within one standard error; else the best short one.
+
+        Of this one and what polishing ended at, that with the lower mean over all orders.
+        """
+        finalists = self._finalists(done)
+        if not finalists:
+            return select_best(done, self.cheap)
+        scores = [self._scores(t, done) for t in finalists]
+        common = set.intersection(*(set(by_seed) for by_seed in scores))
+        means = [sum(by_seed[seed] for seed in common) for by_seed in scores]
+        return finalists[means.index(min(means))]
+
+    def _finalists(self, done: Sequence[Trial]) -> list[Trial]:
+        """What is best by one order of the positions, and what polishing ended at."""
+        best = select_best(done, self.full)
+        if best is None:
+            return []
+        polished = [t for t in usable(done, self.full) if t.purpose == "refinement"]
+        last = max(polished, key=lambda t: t.number, default=best)
+        if last is best or complexity(last.parameters) > complexity(best.parameters):
+            return [best]
+        return [best, last]
+
+    def _scores(self, trial: Trial, done: Sequence[Trial]) -> dict[int, float]:
+        """Objectives of a trial and of its repeats, by seed."""
+        repeats = [
+            t for t in done
+            if t.purpose == "repeat" and t.status == "completed" and _key(t) == _key(trial)
+        ]  # fmt: skip
+        return {t.seed: t.objective for t in (trial, *repeats)}
 
     def agreement(self, done: Sequence[Trial]) -> float:
         """Rank correlation of the promoted trials' two scores; NaN where nothing can be told."""
@@ -254,27 +299,36 @@ class Multifidelity:
         short = [t for t in done if t.purpose == "search"]
         dimensions, start = self.dimensions, center.parameters
         steps = step_sizes(dimensions, start, short)
+        now = {name: step for name, step in steps.items() if not depends_on_length(name)}
         about = [t for t in done if t.fidelity == length and t.purpose != "repeat"]
-        found = parabolas(dimensions, start, steps, about)
-        yield Stage("both sides", length, both_sides(dimensions, start, steps), found)
-        if self.n_polish[1]:
-            points = one_side(dimensions, found.point, steps)
-            found = slopes(dimensions, found.point, steps, about, found)
-            yield Stage("one side", length, points, found)
+        found = Optimum(start, {}, {})
+        for _ in range(self.n_polish[0]):
+            points = both_sides(dimensions, found.point, now)
+            found = parabolas(dimensions, found.point, now, about)
+            yield Stage("both sides", length, points, found)
         yield Stage("refinement", self.full, [found.point], found)
-        if length == self.full:
+        last = {name: steps[name] for name in self._last_names(steps, found, length)}
+        if not last:
             return
-        name = farthest(dimensions, start, found, steps)
-        freedoms = sum(d.name in FREEDOMS for d in dimensions)
-        if name is None or self.n_full < PROMOTED + 4 + REPEATS + freedoms:
-            return
-        step = {name: steps[name]}
-        points = both_sides(dimensions, found.point, step)
+        points = both_sides(dimensions, found.point, last)
         at_full = [t for t in done if t.fidelity == self.full and t.purpose != "repeat"]
-        last = parabolas(dimensions, found.point, step, at_full)
-        last = replace(last, errors={**found.errors, **last.errors})
-        yield Stage("full sides", self.full, points[1:], last)
-        yield Stage("refinement", self.full, [last.point], last)
+        end = parabolas(dimensions, found.point, last, at_full)
+        end = Optimum(
+            end.point,
+            {**found.errors, **end.errors},
+            {**found.curvatures, **end.curvatures},
+        )
+        yield Stage("full sides", self.full, points[1:], end)
+        yield Stage("refinement", self.full, [end.point], end)
+
+    def _last_names(self, steps, found: Optimum, length: Fidelity) -> list[str]:
+        """Which parameters to change at full length, as many as there are trials for."""
+        names = least_known(steps, found)
+        if length == self.full:  # most have been there
+            names = [name for name in names if name not in found.curvatures]
+        freedoms = sum(d.name in FREEDOMS for d in self.dimensions)
+        left = self.n_full - PROMOTED - 2 - freedoms - 2 * REPEATS
+        return names[: max(0, left // 2)]
 
     def _believed(self, done: Sequence[Trial]) -> bool:
         return not self.agreement(done) <= AGREEMENT

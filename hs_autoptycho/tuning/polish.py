@@ -2,9 +2,9 @@
 
 Trials on the same counts differ by far less noise than the score itself has, so that a parameter's
 optimum is told by two trials beside a good point, to a fraction of what a search by single scores
-can tell. First every parameter is changed to both sides, which gives slopes and curvatures; at the
-minimum of these parabolas every parameter is changed to one side, which mends what parameters do to
-each other. The scatter over blocks of the scan gives the standard error of each optimum.
+can tell. Every parameter is changed to both sides, and so once more about the minimum of the
+parabolas, which mends what parameters do to each other and what was no parabola. The scatter over
+blocks of the scan gives the standard error of each optimum.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from hs_autoptycho.tuning.trial import Trial
 SMALLEST_STEP, LARGEST_STEP = 0.01, 0.15
 _BETTER = 1 / 3
 _FEWEST_BETTER = 5
+# What is best for these depends on how many passes there are: shorter trials say nothing of it.
+DEPENDS_ON_LENGTH = ("step_object", "step_probe", "momentum")
+_REGULARIZATION = "regularization_"
 # A parabola is followed so many steps at most, and as far where it has no minimum.
 _REACH = 1.5
 
@@ -45,6 +48,11 @@ class Optimum:
     point: dict[str, Any]
     errors: dict[str, float]
     curvatures: dict[str, float]
+
+
+def depends_on_length(name: str) -> bool:
+    """Whether a parameter's best value is another one where there are more passes."""
+    return name in DEPENDS_ON_LENGTH or name.startswith(_REGULARIZATION)
 
 
 def step_sizes(
@@ -88,33 +96,12 @@ def both_sides(
     return points
 
 
-def one_side(
-    dimensions: Sequence[Dimension], center: Point, steps: Mapping[str, float]
-) -> list[dict[str, Any]]:
-    """The point and, for each parameter, one beside it, on the side where there is more room."""
-    points = [dict(center)]
-    by_name = {d.name: d for d in dimensions}
-    for name, step in steps.items():
-        room = by_name[name].place(center[name]) <= 0.5
-        points.append(moved(dimensions, center, {name: step if room else -step}))
-    return points
+def least_known(steps: Mapping[str, float], found: Optimum) -> list[str]:
+    """The parameters in the order in which they are worth another look.
 
-
-def farthest(
-    dimensions: Sequence[Dimension], start: Point, end: Optimum, steps: Mapping[str, float]
-) -> str | None:
-    """The parameter that has moved most, in its steps; None if none has moved by half a step.
-
-    One that is not known to a step has not moved.
+    First those that nothing is known of, then those along whose range the objective changes least.
     """
-    place = {d.name: d.place for d in dimensions}
-    moves = {
-        name: abs(place[name](end.point[name]) - place[name](start[name])) / step
-        for name, step in steps.items()
-        if end.errors.get(name, math.inf) < step
-    }
-    most = max(moves, key=moves.get, default=None)
-    return most if most is not None and moves[most] > 0.5 else None
+    return sorted(steps, key=lambda name: found.curvatures.get(name, -math.inf))
 
 
 def moved(dimensions: Sequence[Dimension], point: Point, by: Mapping[str, float]) -> dict[str, Any]:
@@ -157,45 +144,6 @@ def parabolas(
         errors[name] = step * _jackknife(slope, curvature)
         curvatures[name] = float(curvature.mean()) / step**2
     return Optimum(moved(dimensions, center, shifts), errors, curvatures)
-
-
-def slopes(
-    dimensions: Sequence[Dimension],
-    center: Point,
-    steps: Mapping[str, float],
-    trials: Sequence[Trial],
-    before: Optimum,
-) -> Optimum:
-    """The minimum, from trials on one side and the curvatures that are known already.
-
-    Parameters
-    ----------
-    dimensions, center, steps
-        As for :func:`one_side`.
-    trials
-        What came of its points.
-    before
-        What :func:`parabolas` found.
-    """
-    known = _scores(trials)
-    middle = known.get(_key(center))
-    shifts, errors = {}, {}
-    for point, (name, step) in zip(
-        one_side(dimensions, center, steps)[1:], steps.items(), strict=True
-    ):
-        side, curvature = known.get(_key(point)), before.curvatures.get(name, 0.0)
-        if middle is None or side is None or curvature <= 0:
-            continue
-        place = {d.name: d for d in dimensions}[name].place
-        by = place(point[name]) - place(center[name])
-        rise = _difference(side, middle)
-        slope = rise / by - curvature * by / 2
-        limit = _REACH * step
-        shifts[name] = float(np.clip(-slope.mean() / curvature, -limit, limit))
-        own = slope.std(ddof=1) / math.sqrt(len(slope)) / curvature if len(slope) > 1 else 0.0
-        # what the first minimum was wrong by tells how far the parabolas can be trusted
-        errors[name] = math.hypot(before.errors.get(name, 0.0), own, shifts[name] / 2)
-    return Optimum(moved(dimensions, center, shifts), errors, before.curvatures)
 
 
 def _minimum(slope: np.ndarray, curvature: float) -> float:

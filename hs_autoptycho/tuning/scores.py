@@ -117,7 +117,8 @@ def metrics_of(reconstruction: Reconstruction) -> dict[str, float]:
     metrics: dict[str, float] = {"n_iterations": len(errors)}
     if len(errors) and math.isfinite(errors[-1]):
         metrics["data_error"] = float(errors[-1])
-    phase = np.angle(reconstruction.object)
+    # of all slices together: alone each of n shows an nth of the specimen
+    phase = np.angle(reconstruction.object).sum(0)
     if np.all(np.isfinite(phase)):
         metrics["phase_contrast"] = float(phase.std())
     return metrics

@@ -3,6 +3,7 @@
 import functools
 import math
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from hs_autoptycho.tuning.objectives import (
     make_objective,
     ring_correlation,
 )
+from hs_autoptycho.tuning.scores import metrics_of
 from hs_autoptycho.tuning.trial import Fidelity
 
 TRUE = {"defocus": 120.0, "scan_rotation": 12.0}
@@ -61,6 +63,17 @@ def test_each_objective_prefers_the_truth_at_less_work(experiment, name, fidelit
         assert wrong.value > best.value
     assert score(objective, **fidelity).value == best.value
     assert score(objective).value != best.value
+
+
+def test_contrast_is_that_of_all_slices_together():
+    phase = np.linspace(-1.3, 1.7, 30).reshape(5, 6)
+    errors = np.array([0.2, 0.1])
+    one, three = (
+        metrics_of(SimpleNamespace(object=np.exp(1j * np.stack(phases)), errors=errors))
+        for phases in ([phase], [0.5 * phase, 0.2 * phase, 0.3 * phase])
+    )
+    assert one["phase_contrast"] == pytest.approx(phase.std())
+    assert three == pytest.approx(one)
 
 
 def test_saturated_pixels_are_left_out(experiment):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hs_autoptycho.ptycho.parameters import PARAMETERS
 from hs_autoptycho.tuning import polish
 from hs_autoptycho.tuning.space import Dimension
 from hs_autoptycho.tuning.trial import Fidelity, Trial
@@ -56,13 +57,22 @@ def test_a_parabola_is_found_exactly():
 def test_the_second_round_mends_couplings():
     options = {"coupling": 0.4}
     first = both(**options)
-    trials = run(polish.one_side(DIMENSIONS, first.point, STEPS), **options)
-    assert len(trials) == 4
-    second = polish.slopes(DIMENSIONS, first.point, STEPS, trials, first)
+    trials = run(polish.both_sides(DIMENSIONS, first.point, STEPS), **options)
+    second = polish.parabolas(DIMENSIONS, first.point, STEPS, trials)
     truth = places({**CENTER, **TRUTH})
     off = [np.abs(places(p) - truth).max() for p in (CENTER, first.point, second.point)]
     assert off[1] < off[0] and off[2] < 0.5 * off[1]
-    assert second.errors["defocus"] >= first.errors["defocus"]
+
+
+def test_the_flattest_along_its_range_is_known_least():
+    found = polish.Optimum(CENTER, {}, {"defocus": 3.0, "scan_scale": 0.1})
+    assert polish.least_known(STEPS, found) == ["step_object", "scan_scale", "defocus"]
+
+
+def test_what_depends_on_the_number_of_passes():
+    names = {"step_object", "step_probe", "momentum", "regularization_tv"}
+    assert {n for n in PARAMETERS if polish.depends_on_length(n)} >= names
+    assert not any(polish.depends_on_length(n) for n in ("defocus", "source_size", "thickness"))
 
 
 def test_standard_errors_are_right():
@@ -115,4 +125,3 @@ def test_points_stay_within_their_ranges():
     near = {**CENTER, "defocus": 299.0}
     point = polish.moved(DIMENSIONS, near, {"defocus": 0.1})
     assert point["defocus"] == 300.0
-    assert polish.one_side(DIMENSIONS, near, STEPS)[1]["defocus"] < 299.0

@@ -70,13 +70,13 @@ def test_the_phases_of_several_fidelities():
     purposes = [t.purpose for t in done]
     assert len(done) == 40 and [t.number for t in done] == list(range(40))
     order = list(dict.fromkeys(purposes))
-    first = ["search", "promotion", "both sides", "one side", "refinement"]
-    assert order[:5] == first and order[-1] == "repeat"
+    assert order[:4] == ["search", "promotion", "both sides", "refinement"]
+    assert order[-1] == "repeat"
     assert {t.fidelity for t in done if t.purpose == "search"} == {cheap_fidelity(FULL, 4096)}
     assert {t.fidelity for t in done if "side" in t.purpose} == {Fidelity(4, 0.5)}
     at_full = {"promotion", "refinement", "proposal", "simpler", "repeat"}
     assert {t.fidelity for t in done if t.purpose in at_full} == {FULL}
-    assert [purposes.count(p) for p in ("search", "both sides", "one side")] == [24, 5, 3]
+    assert [purposes.count(p) for p in ("search", "both sides")] == [20, 10]
     repeats = [t for t in done if t.purpose == "repeat"]
     assert len(repeats) == 2 and len({t.seed for t in repeats} | {0}) == 3
 
@@ -114,7 +114,7 @@ def test_short_trials_are_brought_to_the_scale_of_long_ones():
     strategy = make()
     done = play(strategy)
     told = strategy.told_at_full(done)
-    assert len(told) > 25
+    assert len(told) > 20
     for point, value in told:
         trial = Trial(0, dict(point), FULL)
         assert value == pytest.approx(landscape(trial), abs=1e-6)
@@ -247,3 +247,52 @@ def test_repeats_have_seeds_of_their_own_whatever_was_lost():
     last = play(make(), known=kept)[-1]
     assert (last.purpose, last.seed, last.number) == ("repeat", 1, repeats[0].number)
     assert last.parameters == repeats[0].parameters
+
+
+def test_the_mean_over_orders_decides_between_the_last_two():
+    def score(trial, favoured):
+        # with the first order of the positions, one that was promoted is better by chance
+        luck = trial.purpose == "promotion" and trial.number == favoured
+        return landscape(trial) - 0.04 * luck
+
+    plain = play(make(n_trials=60))
+    favoured = min((t for t in plain if t.purpose == "promotion"), key=lambda t: t.objective)
+    strategy = make(n_trials=60)
+    done = play(strategy, score=lambda t: score(t, favoured.number))
+    lowest = min((t for t in done if t.fidelity == FULL), key=lambda t: t.objective)
+    assert lowest.number == favoured.number
+    repeats = [t for t in done if t.purpose == "repeat"]
+    assert len(repeats) == 4 and {t.seed for t in repeats} == {1, 2}
+    assert strategy.best(done).purpose == "refinement"
+    assert strategy.best(done[:-4]) is lowest
+
+
+def test_what_is_known_least_is_polished_at_full_length():
+    def score(trial):
+        # rotation is flat, and at full length its optimum is another one
+        p, full = trial.parameters, trial.fidelity == FULL
+        value = ((p["defocus"] - 62) / 100) ** 2 + 0.01 * (
+            (p["scan_rotation"] - (4 if full else 2)) / 20
+        ) ** 2
+        return value + 0.02 * (p["n_probe_modes"] == 1) + full
+
+    strategy = make(n_trials=70)
+    done = play(strategy, score=score)
+    sides = [t for t in done if t.purpose == "full sides"]
+    assert len(sides) >= 2 and {t.fidelity for t in sides} == {FULL}
+    assert len({t.parameters["scan_rotation"] for t in sides[:2]}) == 2
+    assert len({t.parameters["defocus"] for t in sides[:2]}) == 1
+    assert strategy.best(done).parameters["scan_rotation"] == pytest.approx(4, abs=1e-3)
+
+
+def test_steps_of_the_engine_are_not_polished_in_short_trials():
+    dimensions = [*DIMENSIONS, Dimension("step_object", 0.1, 1.5, log=True)]
+    strategy = make_strategy("multifidelity", dimensions, full=FULL, n_positions=4096, n_trials=70)
+    strategy = replace(strategy, sampler=RandomSampler(dimensions))
+
+    def score(trial):
+        return landscape(trial) - 0.1 * trial.parameters["step_object"] * (trial.fidelity != FULL)
+
+    done = play(strategy, score=score)
+    about = [t for t in done if t.purpose == "both sides"]
+    assert len(about) > 5 and len({t.parameters["step_object"] for t in about}) == 1
