@@ -363,7 +363,7 @@ SIMULATED = {
     "multifidelity": lambda told, seed: tune(told, seed, "multifidelity", N_TRIALS),
     "full": lambda told, seed: tune(told, seed, "full", N_TRIALS),
     "random": lambda told, seed: tune(told, seed, "random", RANDOM_TRIALS),
-    "py4DSTEM": lambda told, seed: py4dstem_optimizer(told, seed, 100.0, 4),
+    "py4DSTEM": lambda told, seed: py4dstem_optimizer(told, seed, 200.0, 4),
     "py4DSTEM, ten times as long": lambda told, seed: py4dstem_optimizer(told, seed, 1000.0, 8),
 }
 #: Seeds of the cases that take long.

@@ -80,10 +80,7 @@ def simulated(records: Sequence[Record]) -> str:
         "values a parameter (four of the number of modes) that has 4 × 10⁷: "
         f"{100 * len(several[0]['trials']) / 4e7:.1e} % of it."
     )
-    if alone:
-        pairs = [(r, s) for r in alone for s in several if r["seed"] == s["seed"]]
-        ratio = np.mean([_engine(s) / _engine(r) for r, s in pairs])
-        lines.append(f"Engine time of several fidelities over that of full lengths: {ratio:.2f}.")
+    lines += [sooner(r, s) for r in alone for s in several if r["seed"] == s["seed"]]
     lines += [random_search(r, several, experts) for r in by_case(records, "random")]
     peers = by_case(records, "py4DSTEM") + by_case(records, "py4DSTEM, ten times as long")
     if peers:
@@ -122,8 +119,25 @@ def random_search(record: Record, ours: Sequence[Record], experts: dict[int, flo
     )
 
 
-def _engine(record: Record) -> float:
-    return sum(t["engine_seconds"] for t in record["trials"])
+def sooner(alone: Record, several: Record) -> str:
+    """How much work several fidelities need for what full-length trials alone end with."""
+    _, _, quality = best_so_far(alone, "full_lengths")
+    texts = []
+    for unit, name in (("full_lengths", "full lengths"), ("engine_seconds", "s of engine time")):
+        whole = best_so_far(alone, unit)[0][-1]
+        x, _, correlation = best_so_far(several, unit)
+        there = np.flatnonzero(np.minimum.accumulate(correlation[::-1])[::-1] >= quality[-1])
+        if not len(there):
+            return (
+                f"Seed {alone['seed']}: full lengths alone end with r = {quality[-1]:.4f}, which "
+                f"several fidelities do not reach ({correlation[-1]:.4f})."
+            )
+        needed = x[there[0]]
+        texts.append(f"{needed:.1f} {name} instead of {whole:.1f} ({needed / whole:.2f})")
+    return (
+        f"Seed {alone['seed']}: what {len(alone['trials'])} trials of full length alone end with "
+        f"(r = {quality[-1]:.4f}) several fidelities have for good after {texts[0]}, {texts[1]}."
+    )
 
 
 def real(records: Sequence[Record]) -> str:

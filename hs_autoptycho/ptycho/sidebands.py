@@ -228,7 +228,9 @@ class Stack:
         slow, fast = (window.astype(np.float32) for window in windows)
         spectra = scipy.fft.rfft2(self.images * slow[:, :, None] * fast[:, None, :])
         power = (slow**2).sum(1) * (fast**2).sum(1)
-        spectra *= (self.weights / np.sqrt(power))[:, None, None].astype(np.float32)
+        # an image that is shifted by as much as a small scan is wide is not seen through its window
+        weights = np.where(power > 0, self.weights / np.sqrt(np.maximum(power, 1e-30)), 0)
+        spectra *= weights[:, None, None].astype(np.float32)
         q = np.meshgrid(np.fft.fftfreq(shape[0]), np.fft.rfftfreq(shape[1]), indexing="ij")
         length = np.hypot(*q)
         # half of the plane says it all; the lowest are the window's

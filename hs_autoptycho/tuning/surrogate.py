@@ -154,12 +154,16 @@ class Surrogate:
         As many scores, as :class:`Warp` gives them.
     theta
         What :func:`kernel_parameters` finds.
+    level
+        The score far from all trials. Default: their mean.
 
     Attributes
     ----------
     dimensions : list of Dimension
     lengths : float64 array
         Length scales of the columns.
+    noise : float
+        Scatter of the scores about the model.
 
     References
     ----------
@@ -174,11 +178,16 @@ class Surrogate:
         places: np.ndarray,
         warped: np.ndarray,
         theta: np.ndarray,
+        *,
+        level: float | None = None,
     ):
         self.dimensions = list(dimensions)
         self.lengths = np.exp(theta[1:-1])
         self._places = places
         self._mean, self._scale = _level(warped)
+        if level is not None:
+            self._mean = level
+        self.noise = self._scale * math.sqrt(np.exp(theta[-1]))
         self._amplitude = float(np.exp(theta[0]))
         self._process = _process(theta)
         with quiet_and_repeatable():
@@ -189,16 +198,29 @@ class Surrogate:
 
         For callers that are :func:`quiet_and_repeatable`.
         """
-        across = self._covariance(places)
+        across = self._covariance(places, self._places)
         mean = across @ self._process.alpha_
         whitened = solve_triangular(self._process.L_, across.T, lower=True, check_finite=False)
         variance = self._amplitude - np.einsum("ij,ij->j", whitened, whitened)
         std = np.sqrt(np.maximum(variance, 1e-12))  # rounding
         return self._mean + self._scale * mean, self._scale * std
 
-    def _covariance(self, places):
-        """Matérn 5/2 between places and those of the trials; scikit-learn's own takes longer."""
-        r = cdist(places / self.lengths, self._places / self.lengths) * math.sqrt(5)
+    def draw_places(self, places: np.ndarray, n_draws: int, random_state: int = 0) -> np.ndarray:
+        """(n_draws, points): functions that the scores allow, at rows of `encode`."""
+        normal = np.random.default_rng(random_state).standard_normal((n_draws, len(places)))
+        with quiet_and_repeatable():
+            across = self._covariance(places, self._places)
+            whitened = solve_triangular(self._process.L_, across.T, lower=True, check_finite=False)
+            covariance = self._covariance(places, places) - whitened.T @ whitened
+            # neighbouring points are nearly the same, and a Cholesky factor may not exist
+            values, vectors = np.linalg.eigh(covariance)
+            root = vectors * np.sqrt(np.maximum(values, 0))
+            draws = across @ self._process.alpha_ + normal @ root.T
+        return self._mean + self._scale * draws
+
+    def _covariance(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Matérn 5/2 between two sets of places; scikit-learn's own takes longer."""
+        r = cdist(a / self.lengths, b / self.lengths) * math.sqrt(5)
         return self._amplitude * (1 + r + r**2 / 3) * np.exp(-r)
 
 
