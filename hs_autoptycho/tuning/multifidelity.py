@@ -10,6 +10,7 @@ from hs_autoptycho.tuning.optimizer import Sampler
 from hs_autoptycho.tuning.polish import (
     Optimum,
     both_sides,
+    combined,
     depends_on_length,
     least_known,
     parabolas,
@@ -313,11 +314,7 @@ class Multifidelity:
         points = both_sides(dimensions, found.point, last)
         at_full = [t for t in done if t.fidelity == self.full and t.purpose != "repeat"]
         end = parabolas(dimensions, found.point, last, at_full)
-        end = Optimum(
-            end.point,
-            {**found.errors, **end.errors},
-            {**found.curvatures, **end.curvatures},
-        )
+        end = combined(dimensions, found, end, last)
         yield Stage("full sides", self.full, points[1:], end)
         yield Stage("refinement", self.full, [end.point], end)
 

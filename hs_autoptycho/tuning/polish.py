@@ -26,6 +26,9 @@ _FEWEST_BETTER = 5
 # What is best for these depends on how many passes there are: shorter trials say nothing of it.
 DEPENDS_ON_LENGTH = ("step_object", "step_probe", "momentum")
 _REGULARIZATION = "regularization_"
+# A look at an optimum is wrong by so many steps, beside its own standard error: measured on scans
+# whose scale was told wrongly, from what trials of two lengths say.
+_COURSE = 0.5
 # A parabola is followed so many steps at most, and as far where it has no minimum.
 _REACH = 1.5
 
@@ -89,11 +92,26 @@ def step_sizes(
 def both_sides(
     dimensions: Sequence[Dimension], center: Point, steps: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """The point and, for each parameter, one on either side of it."""
+    """The point and, for each parameter, one on either side of it.
+
+    Where a range ends beside the point, both are on the other side.
+    """
+    by_name = {d.name: d for d in dimensions}
     points = [dict(center)]
     for name, step in steps.items():
-        points += [moved(dimensions, center, {name: sign * step}) for sign in (1, -1)]
+        offsets = _sides(by_name[name].place(center[name]), step)
+        points += [moved(dimensions, center, {name: offset}) for offset in offsets]
     return points
+
+
+def _sides(place: float, step: float) -> tuple[float, float]:
+    """Where to try beside a place: a step away, less if a range ends, but not less than half."""
+    up, down = min(step, 1 - place), -min(step, place)
+    if up < step / 2:
+        up = -2 * step
+    elif down > -step / 2:
+        down = 2 * step
+    return up, down
 
 
 def least_known(steps: Mapping[str, float], found: Optimum) -> list[str]:
@@ -130,20 +148,53 @@ def parabolas(
     """
     known = _scores(trials)
     middle = known.get(_key(center))
+    by_name = {d.name: d for d in dimensions}
     shifts, errors, curvatures = {}, {}, {}
     for name, step in steps.items():
-        sides = [
-            known.get(_key(moved(dimensions, center, {name: sign * step}))) for sign in (1, -1)
-        ]
+        offsets = _sides(by_name[name].place(center[name]), step)
+        sides = [known.get(_key(moved(dimensions, center, {name: offset}))) for offset in offsets]
         if middle is None or any(side is None for side in sides):
             continue
         above, below = (_difference(side, middle) for side in sides)
-        slope, curvature = (above - below) / 2, above + below
+        a, b = (offset / step for offset in offsets)
+        size = a * b * (b - a)
+        slope = (above * b**2 - below * a**2) / size
+        curvature = 2 * (below * a - above * b) / size
         shift = _minimum(slope, curvature.mean())
         shifts[name] = step * shift
         errors[name] = step * _jackknife(slope, curvature)
         curvatures[name] = float(curvature.mean()) / step**2
     return Optimum(moved(dimensions, center, shifts), errors, curvatures)
+
+
+def combined(
+    dimensions: Sequence[Dimension], first: Optimum, second: Optimum, steps: Mapping[str, float]
+) -> Optimum:
+    """The mean of two looks at the optimum, at trials of different lengths.
+
+    Parameters
+    ----------
+    dimensions
+        The space.
+    first
+        From shorter trials.
+    second
+        From longer ones. What depends on the length is taken from these alone.
+    steps
+        Of the parameters that both have looked at.
+    """
+    by_name = {d.name: d for d in dimensions}
+    point = dict(second.point)
+    errors = {**first.errors, **second.errors}
+    for name, step in steps.items():
+        if depends_on_length(name) or name not in first.errors or name not in second.errors:
+            continue
+        variances = [e[name] ** 2 + (_COURSE * step) ** 2 for e in (first.errors, second.errors)]
+        places = [by_name[name].place(o.point[name]) for o in (first, second)]
+        weights = 1 / np.array(variances)
+        point[name] = by_name[name].value(float(np.average(places, weights=weights)))
+        errors[name] = float(1 / math.sqrt(weights.sum()))
+    return Optimum(point, errors, {**first.curvatures, **second.curvatures})
 
 
 def _minimum(slope: np.ndarray, curvature: float) -> float:

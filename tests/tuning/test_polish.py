@@ -75,6 +75,45 @@ def test_what_depends_on_the_number_of_passes():
     assert not any(polish.depends_on_length(n) for n in ("defocus", "source_size", "thickness"))
 
 
+@pytest.mark.parametrize("place", [0.0, 0.02, 0.93, 1.0])
+def test_where_a_range_ends_both_sides_are_on_the_other(place):
+    center = {**CENTER, "scan_scale": DIMENSIONS[1].value(place)}
+    points = polish.both_sides(DIMENSIONS, center, STEPS)
+    scales = [points[i]["scan_scale"] for i in (0, 3, 4)]
+    assert len(set(scales)) == 3 and all(0.9 <= scale <= 1.1 for scale in scales)
+    found = polish.parabolas(DIMENSIONS, center, STEPS, run(points))
+    toward = DIMENSIONS[1].place(found.point["scan_scale"]) - place
+    # the minimum at 0.55 is followed for one and a half steps
+    assert toward == pytest.approx(0.15 if place < 0.5 else -0.15)
+
+
+def test_a_parabola_is_exact_with_unequal_sides():
+    center = {**CENTER, "scan_scale": 1.0 + 0.86 * 0.1, "defocus": 297.0}
+    truth = {"scan_scale": 1.08, "defocus": 290.0}
+    points = polish.both_sides(DIMENSIONS, center, STEPS)
+    trials = run(points)
+    goal = np.array([DIMENSIONS[0].place(290.0), DIMENSIONS[1].place(1.08), places(CENTER)[2]])
+    for trial in trials:
+        off = places(trial.parameters) - goal
+        trial.blocks = [float(off @ np.diag([3.0, 2.0, 1.0]) @ off)] * 9
+    found = polish.parabolas(DIMENSIONS, center, STEPS, trials)
+    for name, value in truth.items():
+        assert found.point[name] == pytest.approx(value, rel=1e-9)
+
+
+def test_two_looks_at_an_optimum():
+    first = polish.Optimum({**CENTER}, {"defocus": 0.01, "scan_scale": 0.01}, {"defocus": 6.0})
+    point = {**CENTER, "defocus": 210.0, "scan_scale": 1.01, "step_object": 0.7}
+    second = polish.Optimum(point, {"defocus": 0.01, "scan_scale": 0.2, "step_object": 0.1}, {})
+    found = polish.combined(DIMENSIONS, first, second, STEPS)
+    assert found.point["defocus"] == pytest.approx(205.0)  # as certain
+    assert found.point["scan_scale"] < 1.001  # the second look is poor
+    assert found.point["step_object"] == 0.7  # short trials say nothing of it
+    assert found.errors["defocus"] < 0.05 < found.errors["step_object"]
+    alone = polish.Optimum({**CENTER}, {}, {})
+    assert polish.combined(DIMENSIONS, alone, second, STEPS).point == point
+
+
 def test_standard_errors_are_right():
     pulls = []
     for seed in range(60):

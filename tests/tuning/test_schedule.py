@@ -282,7 +282,9 @@ def test_what_is_known_least_is_polished_at_full_length():
     assert len(sides) >= 2 and {t.fidelity for t in sides} == {FULL}
     assert len({t.parameters["scan_rotation"] for t in sides[:2]}) == 2
     assert len({t.parameters["defocus"] for t in sides[:2]}) == 1
-    assert strategy.best(done).parameters["scan_rotation"] == pytest.approx(4, abs=1e-3)
+    # both looks are as certain: the mean of 2 and 4
+    last = [t for t in done if t.purpose == "refinement"][-1]
+    assert last.parameters["scan_rotation"] == pytest.approx(3, abs=0.01)
 
 
 def test_steps_of_the_engine_are_not_polished_in_short_trials():
