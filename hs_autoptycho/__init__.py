@@ -17,9 +17,12 @@ from hs_autoptycho import _registration
 
 # public name: the module it is in; None for a subpackage. Kept equal to __init__.pyi by a test.
 _PUBLIC_NAMES = {
+    "ExperimentDesign": "hs_autoptycho.signals",
     "HierarchicalClusters": "hs_autoptycho.signals",
     "PtychographicObject": "hs_autoptycho.signals",
+    "PtychographyTuner": "hs_autoptycho.inline.tuner",
     "data": None,
+    "design_experiment": "hs_autoptycho._design",
     "estimate_geometry": "hs_autoptycho._geometry",
     "estimate_memory": "hs_autoptycho._memory",
     "load_study": "hs_autoptycho.tuning.study",

@@ -25,6 +25,7 @@ KNOW_HYPERSPY = (
     "_clusters.py",
     "_strain.py",
     "_tuning.py",
+    "inline/",
 )
 # what only an extra installs
 OPTIONAL = {"py4DSTEM", "pyxem", "abtem", "ase", "distributed"}

@@ -1,0 +1,370 @@
+"""From a potential to a designed experiment: the front door of `hs_autoptycho.design`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hs_autoptycho._potential import read_potential
+from hs_autoptycho._running import check_count, check_seed, progressbar, versions
+from hs_autoptycho.design.instrument import Instrument
+from hs_autoptycho.design.options import (
+    check_possible,
+    check_repeats,
+    choose,
+    default_pixel,
+    edge_margin,
+    read_doses,
+    read_field,
+    read_reconstruction,
+    read_reference,
+    read_settings,
+)
+from hs_autoptycho.design.scores import SCORES
+from hs_autoptycho.design.search import STRATEGIES, DesignStrategy
+from hs_autoptycho.design.simulation import Simulation
+from hs_autoptycho.design.trial import SimulatedExperiment
+from hs_autoptycho.ptycho.loading import fingerprint
+from hs_autoptycho.signals.experiment_design import ExperimentDesign
+from hs_autoptycho.tuning.executor import Distributed, InProcess
+from hs_autoptycho.tuning.study import Study
+from hs_autoptycho.tuning.trial import Fidelity
+from hs_autoptycho.tuning.tuner import tune
+
+_logger = logging.getLogger(__name__)
+
+_VERSIONS = ("hs_autoptycho", "hyperspy", "numpy", "scipy", "numba", "scikit-optimize")
+
+# a score that changes by more with twice the passes was not settled
+_SETTLED = 0.01
+
+
+def design_experiment(
+    potential: Any,
+    dose: float | Sequence[float],
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    reference: Mapping[str, float] | None = None,
+    fixed: Mapping[str, float] | None = None,
+    quantity: str | None = None,
+    slice_thickness: float | None = None,
+    beam_energy: float = 80.0,
+    field_of_view: float | tuple[float, float] | None = None,
+    detector_shape: tuple[int, int] = (128, 128),
+    reciprocal_pixel: float | None = None,
+    source_size: float = 0.0,
+    focal_spread: float = 0.0,
+    position_jitter: float = 0.0,
+    count_limit: int | None = None,
+    dwell_time: float | None = None,
+    max_scan_time: float | None = None,
+    max_data_size: float | None = 1e9,
+    score: str = "correlation",
+    n_trials: int = 60,
+    n_repeats: int = 3,
+    strategy: str = "bayesian",
+    n_iterations: int = 20,
+    reconstruction: Mapping[str, Any] | None = None,
+    study: Any = None,
+    client: Any = None,
+    callback: Callable[[dict[str, Any]], bool | None] | None = None,
+    random_state: int = 0,
+    show_progressbar: bool | None = None,
+) -> ExperimentDesign:
+    """Find the settings of the microscope that give the best reconstruction at a dose.
+
+    Every trial simulates a scan of the specimen at the dose (multislice, partial coherence, Poisson
+    noise), reconstructs it as a measured one would be, and compares the phase with the true one.
+    The total dose is fixed: counts a pattern are ``dose * scan_step**2``, so that a larger step
+    means fewer patterns with more electrons each. A Gaussian process proposes the settings [1]_.
+
+    Parameters
+    ----------
+    potential
+        The specimen. A HyperSpy ``Signal2D`` with square pixels in Å or nm, ``(| x, y)``
+        projected along the beam, or ``(depth | x, y)`` with the depths of the slices on the
+        navigation axis; or an ase ``Atoms``, of which abTEM makes the projected potential (the
+        beam goes along z; periodic cells have to be repeated to the size that is needed).
+    dose
+        Electrons per Å², one number or several. Several doses are done from the highest to the
+        lowest, and each starts from what the ones before have taught.
+    parameters
+        What is searched: ``scan_step`` (Å), ``defocus`` (Å, positive for underfocus) and
+        ``convergence_angle`` (mrad, semi-angle), each with a range ``(low, high)``,
+        ``(low, high, "log")``, or a value at which it is held. Default: steps of 0.4 to 4 Å,
+        defocus 0 to 800 Å, 8 to 30 mrad.
+    reference
+        All three settings of an experiment to compare with, for instance an expert's. It is done
+        at each dose; where it lies in the ranges the search begins with it.
+    fixed
+        Settings that are not searched, and aberrations in Å (``C12a``, …, ``C30``).
+    quantity
+        ``"phase"`` (rad) or ``"potential"`` (V Å), what the values of the signal are. Default: from
+        its ``metadata.Signal.quantity``, which has to name rad or V.
+    slice_thickness
+        Distance of the slices in Å where the navigation axis has no unit of length.
+    beam_energy
+        In keV. Default: 80.
+    field_of_view
+        Scanned field in Å, a number or (y, x), in the middle of the potential. Default: all of the
+        potential but half a window of the probe on every side.
+    detector_shape
+        (k_y, k_x) in pixels, even. Default: (128, 128).
+    reciprocal_pixel
+        Size of a detector pixel in 1/Å. Its inverse is the window of the probe. Default: so small
+        that the widest probe in the ranges fits the window, as far as that leaves pixels of the
+        object between 0.125 and 0.25 Å.
+    source_size
+        Full width at half maximum of the effective source, in Å.
+    focal_spread
+        Standard deviation of the defocus, in Å.
+    position_jitter
+        Root mean square displacement of the positions along each axis, in Å, which the
+        reconstruction is not told.
+    count_limit
+        Largest number of counts of a detector pixel in a pattern; higher ones are recorded as it.
+    dwell_time, max_scan_time
+        Seconds a position, and seconds that a scan may take.
+    max_data_size
+        Bytes that a scan may have, two a pixel if there is no `count_limit`. Default: 1e9.
+    score
+        ``"correlation"`` (Pearson's), ``"ssim"`` (structural similarity [2]_) or ``"frc"`` (mean
+        Fourier ring correlation), each of the phase with the true one, after a shift and a ramp of
+        the phase were taken out. Trials record all three.
+    n_trials
+        Simulated experiments a dose, the repeats included.
+    n_repeats
+        How often the best settings and the reference are repeated at the end with new noise.
+    strategy
+        ``"bayesian"``; ``"random"`` or ``"sobol"`` for comparison.
+    n_iterations
+        Passes of each reconstruction over a scan of 24 batches; other scans get as many updates.
+        With as many passes, scans of few positions would be judged by how fast they converge.
+    reconstruction
+        Further parameters of `reconstruct_ptycho`, for instance ``{"object_type": "complex"}``.
+        Default: a phase object of one slice, with the instrument's partial coherence.
+    study
+        File in which every trial is written as it ends, a line of JSON each. The same call with
+        the same file goes on where it was.
+    client
+        ``distributed.Client`` of a cluster that runs the trials.
+    callback
+        Called after every trial with a dictionary of it; the design ends if it returns True.
+    random_state
+        Seed of everything that is random.
+    show_progressbar
+        Default: HyperSpy's preference.
+
+    Returns
+    -------
+    ExperimentDesign
+        Expected scores over the ranges by dose, with best settings, trials, repeats of best and
+        reference, and their reconstructions.
+
+    Raises
+    ------
+    DesignError
+        If something does not fit; before anything is computed, if no experiment in the ranges is
+        possible at one of the doses, or the reference is not: less than an electron a pattern, a
+        probe wider than its window, a step that leaves no overlap, more data or time than allowed.
+    ParameterError
+        For a range or a parameter of the reconstruction that makes no sense.
+    StudyError
+        If the file is of another design.
+    TuningError
+        If all trials failed; the message has the last reason.
+    TypeError
+        For unknown names, and a potential that is neither a signal nor atoms.
+
+    See Also
+    --------
+    hs_autoptycho.data.twisted_bilayer_mos2_potential : A specimen to try it with.
+
+    Notes
+    -----
+    What is impossible is left out of the search and costs nothing. The probe counts as so wide as
+    the disk of its outermost rays and Airy's disk, added in quadrature, and may be 80 % of the
+    window. Ctrl-C ends the search and keeps what there is.
+
+    References
+    ----------
+    .. [1] M. C. Cao, Z. Chen, Y. Jiang, Y. Han, Sci. Rep. 12, 12284 (2022).
+    .. [2] Z. Wang, A. C. Bovik, H. R. Sheikh, E. P. Simoncelli, IEEE Trans. Image Process. 13, 600
+       (2004).
+
+    Examples
+    --------
+    >>> from hs_autoptycho import data, design_experiment
+    >>> potential = data.twisted_bilayer_mos2_potential()
+    >>> design = design_experiment(
+    ...     potential,
+    ...     [1e3, 1e5],
+    ...     {"scan_step": (0.5, 4), "defocus": (0, 600), "convergence_angle": (10, 30)},
+    ...     reference={"scan_step": 0.85, "defocus": 550, "convergence_angle": 21.4},
+    ... )  # doctest: +SKIP
+    >>> design.best_parameters  # doctest: +SKIP
+    """
+    for name, value in (
+        ("n_trials", n_trials),
+        ("n_repeats", n_repeats),
+        ("n_iterations", n_iterations),
+    ):
+        check_count(name, value)
+    random_state = check_seed(random_state)
+    doses = read_doses(dose)
+    choose("score", score, SCORES)
+    choose("strategy", strategy, STRATEGIES)
+    dimensions, held, aberrations = read_settings(parameters, fixed)
+    reference = read_reference(reference)
+    check_repeats(n_repeats, n_trials, reference)
+    told = read_reconstruction(reconstruction, aberrations)
+    specimen = read_potential(
+        potential, beam_energy, quantity=quantity, slice_thickness=slice_thickness
+    )
+    notes: list[str] = []
+    common = {
+        "beam_energy": float(beam_energy),
+        "detector_shape": tuple(int(n) if n == int(n) else n for n in detector_shape),
+        "aberrations": aberrations,
+        "source_size": float(source_size),
+        "focal_spread": float(focal_spread),
+        "position_jitter": float(position_jitter),
+        "count_limit": None if count_limit is None else int(count_limit),
+        **{
+            name: None if value is None else float(value)
+            for name, value in (
+                ("dwell_time", dwell_time),
+                ("max_scan_time", max_scan_time),
+                ("max_data_size", max_data_size),
+            )
+        },
+    }
+    if reciprocal_pixel is None:
+        reciprocal_pixel = default_pixel(common, dimensions, held, reference)
+        notes.append(
+            f"reciprocal_pixel was chosen as {reciprocal_pixel:.5g} 1/Å: a window of "
+            f"{1 / reciprocal_pixel:.1f} Å."
+        )
+    field = read_field(field_of_view, specimen, {**common, "reciprocal_pixel": reciprocal_pixel})
+    if field_of_view is None:
+        notes.append(f"field_of_view was chosen as {field[0]:.4g} × {field[1]:.4g} Å (y, x).")
+    instrument = Instrument(reciprocal_pixel=float(reciprocal_pixel), field_of_view=field, **common)
+    check_possible(instrument, doses, dimensions, held, reference)
+    objective = SimulatedExperiment(
+        Simulation(specimen, instrument),
+        score,
+        told,
+        edge_margin(dimensions, held, reference),
+    )
+    plan = DesignStrategy(
+        strategy,
+        dimensions,
+        held,
+        instrument,
+        doses,
+        Fidelity(n_iterations),
+        n_trials,
+        n_repeats,
+        reference,
+        random_state,
+    )
+    header = {
+        "fingerprint": fingerprint(
+            np.ascontiguousarray(specimen.phases, np.float32), specimen.phases.shape[-2:]
+        ),
+        "objective": objective.name,
+        "strategy": strategy,
+        "space": {d.name: d.to_dict() for d in dimensions},
+        "held": held,
+        "doses": list(doses),
+        "reference": reference,
+        "instrument": instrument.to_dict(),
+        "reconstruction": told,
+        "n_iterations": n_iterations,
+        "n_repeats": n_repeats,
+        "n_trials": n_trials,
+        "random_state": random_state,
+        "versions": versions(_VERSIONS),
+    }
+    executor = InProcess(objective, {}) if client is None else Distributed(objective, {}, client)
+    total = n_trials * len(doses)
+    with (
+        Study.open(study, header) as journal,
+        progressbar(total, "Design", show_progressbar) as bar,
+    ):
+        bar.update(len(journal.trials))
+
+        def update(trial, best) -> bool | None:
+            bar.set_postfix(dose=f"{trial.parameters['dose']:g}")
+            bar.update()
+            return callback(trial.to_dict()) if callback is not None else None
+
+        found = tune(plan, executor, journal, callback=update)
+    status = "completed"
+    if found.interrupted or plan.propose(found.trials, []) is not None:
+        status = "interrupted"
+        notes.append(f"Ended after {len(found.trials)} of {total} trials.")
+    reached = [d for d in doses if plan.best_at(d, found.trials) is not None]
+    images, said = _final_images(
+        objective, plan, reached, found.trials, n_iterations, check=status == "completed"
+    )
+    notes += said
+    for note in notes:
+        _logger.info(note)
+    pixel = instrument.object_pixel
+    return ExperimentDesign.from_search(
+        doses=reached,
+        dimensions=dimensions,
+        held=held,
+        best=[plan.best_at(d, found.trials).parameters for d in reached],
+        reference=reference,
+        trials=[t.to_dict() for t in found.trials],
+        score=score,
+        instrument=instrument,
+        images=images,
+        truth=objective.truth,
+        pixel=pixel,
+        origin=tuple(objective.image_origin),
+        settings={k: header[k] for k in ("strategy", "n_iterations", "reconstruction")},
+        status=status,
+        seed=random_state,
+        versions=header["versions"],
+        notes=notes,
+    )
+
+
+def _final_images(objective, plan, doses, trials, n_iterations, *, check):
+    """Reconstructions (dose, 2, Y, X) of best and reference, and what to doubt.
+
+    They are those of the first repeats, made once more; with `check` they go on for as many passes
+    again, to see whether scores had settled.
+    """
+    images = np.full((len(doses), 2, *objective.image_shape), np.nan, np.float32)
+    notes: list[str] = []
+    try:
+        for i, dose in enumerate(doses):
+            wanted = [("best", plan.best_at(dose, trials).parameters)]
+            if plan.reference is not None:
+                wanted.append(("reference", plan.reference))
+            for j, (name, settings) in enumerate(wanted):
+                repeats = plan.repeats(settings, dose, trials)
+                seed = repeats[0].seed if repeats else plan.random_state
+                outcome = objective.run(
+                    settings, dose, n_iterations=n_iterations, random_state=seed, twice=check
+                )
+                images[i, j] = outcome.phase
+                before, after = (s.get(objective.score) for s in (outcome.scores, outcome.later))
+                if before is None or after is None or abs(after - before) <= _SETTLED:
+                    continue
+                why = "too few to compare settings" if after > before else "enough: more fit noise"
+                notes.append(
+                    f"At {dose:g} e/Å² twice the passes change the {objective.score} of the {name} "
+                    f"settings from {before:.3f} to {after:.3f}: n_iterations={n_iterations} is "
+                    f"{why}."
+                )
+    except KeyboardInterrupt:
+        notes.append("Interrupted: some reconstructions were not made.")
+    return images, notes

@@ -1,0 +1,143 @@
+"""The specimen of a design, from a HyperSpy signal or from ase's atoms."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from hs_autoptycho._units import UnitError, read_unit
+from hs_autoptycho.data._multislice import interaction_parameter
+from hs_autoptycho.design.instrument import DesignError
+from hs_autoptycho.design.options import choose
+from hs_autoptycho.design.sample import Specimen
+
+# sampling in Å at which abTEM makes a potential of atoms
+_ATOMS_PIXEL = 0.1
+
+
+def read_potential(
+    potential: Any,
+    beam_energy: float,
+    *,
+    quantity: str | None = None,
+    slice_thickness: float | None = None,
+) -> Specimen:
+    """A specimen from a HyperSpy signal or ase's atoms; see `design_experiment`."""
+    if hasattr(potential, "get_positions") and hasattr(potential, "get_cell"):
+        return _from_atoms(potential, beam_energy)
+    if not hasattr(potential, "axes_manager"):
+        raise TypeError(
+            f"potential is a HyperSpy Signal2D or an ase Atoms, not {type(potential).__name__}."
+        )
+    axes = potential.axes_manager
+    if axes.signal_dimension != 2 or axes.navigation_dimension > 1:
+        raise DesignError(
+            "potential: two signal axes (x, y) and at most one navigation axis, the depth of the "
+            f"slices, are needed, not {axes.navigation_dimension} navigation and "
+            f"{axes.signal_dimension} signal axes."
+        )
+    data = np.asarray(potential.data)
+    if np.iscomplexobj(data) or not np.all(np.isfinite(data)):
+        raise DesignError("potential: the values have to be real and finite.")
+    pixels, origin = [], []
+    for axis in axes.signal_axes[::-1]:
+        factor = _length_factor(axis)
+        if not axis.scale > 0:
+            raise DesignError(f"potential: the scale of axis {axis.name} has to be above 0.")
+        pixels.append(axis.scale * factor)
+        origin.append(axis.offset * factor)
+    if abs(pixels[0] / pixels[1] - 1) > 1e-3:
+        raise DesignError(
+            f"potential: the pixels are {pixels[0]:.4g} × {pixels[1]:.4g} Å (y, x) and have to be "
+            "square: interpolate the signal (`rebin`, `interpolate_on_axis`)."
+        )
+    spacings: tuple[float, ...] = ()
+    if axes.navigation_dimension:
+        spacings = _spacings(axes.navigation_axes[0], slice_thickness)
+    data = data.reshape(-1, *data.shape[-2:]).astype(float)
+    if _quantity(potential, quantity) == "potential":
+        data = data * interaction_parameter(beam_energy)
+    return Specimen(data, float(np.mean(pixels)), spacings, (float(origin[0]), float(origin[1])))
+
+
+def _length_factor(axis: Any) -> float:
+    """Å a unit of an axis of the signal."""
+    if not axis.is_uniform:
+        raise DesignError(f"potential: axis {axis.name} is not uniform: interpolate the signal.")
+    try:
+        unit = read_unit(axis.units)
+    except UnitError as error:
+        raise DesignError(f"potential: axis {axis.name}: {error}.") from error
+    if unit.kind != "length":
+        raise DesignError(
+            f"potential: axis {axis.name} has units {axis.units!r}, and a length is needed: set "
+            'axis.units = "Å" and axis.scale to the size of a pixel.'
+        )
+    return unit.factor
+
+
+def _spacings(axis: Any, slice_thickness: float | None) -> tuple[float, ...]:
+    """Distances of the slices in Å."""
+    if slice_thickness is not None:
+        if not slice_thickness > 0:
+            raise DesignError(f"slice_thickness={slice_thickness}: a length in Å is needed.")
+        return (float(slice_thickness),) * (axis.size - 1)
+    try:
+        unit = read_unit(axis.units)
+    except UnitError as error:
+        raise DesignError(f"potential: axis {axis.name}: {error}.") from error
+    if unit.kind != "length":
+        raise DesignError(
+            f"potential: the slices' axis {axis.name} has units {axis.units!r}: set axis.units = "
+            '"Å" and axis.scale to their distance, or give slice_thickness.'
+        )
+    steps = np.diff(axis.axis) * unit.factor
+    if np.any(steps <= 0):
+        raise DesignError("potential: the depths of the slices have to rise, along the beam.")
+    return tuple(float(v) for v in steps)
+
+
+def _quantity(potential: Any, quantity: str | None) -> str:
+    if quantity is not None:
+        choose("quantity", quantity, ("phase", "potential"))
+        return quantity
+    text = potential.metadata.get_item("Signal.quantity", default="")
+    unit = str(text).rpartition("(")[2].rstrip(") ")
+    if unit in ("rad", "radian", "radians"):
+        return "phase"
+    if unit.replace("·", " ").replace("*", " ").split() in (["V", "Å"], ["V", "A"]):
+        return "potential"
+    raise DesignError(
+        f"potential: what its values are is not known (metadata.Signal.quantity is {text!r}). Give "
+        'quantity="phase" for radians or quantity="potential" for V Å.'
+    )
+
+
+def _from_atoms(atoms: Any, beam_energy: float) -> Specimen:
+    """The projected potential of ase's atoms, by abTEM."""
+    try:
+        import abtem
+    except ImportError as error:
+        raise ImportError(
+            "A potential of atoms needs abTEM: pip install hs_autoptycho[simulate]"
+        ) from error
+    cell = np.asarray(atoms.get_cell())
+    if np.abs(cell - np.diag(np.diag(cell))).max() > 1e-3 or np.diag(cell).min() <= 0:
+        raise DesignError(
+            "potential: the cell of the atoms has to be a box with edges along x, y and z "
+            "(abtem.orthogonalize_cell makes one)."
+        )
+    size = np.diag(cell)[:2]
+    # as many pixels as make them square, on the longer side exactly
+    pixel = size.max() / math.ceil(size.max() / _ATOMS_PIXEL)
+    gpts = [max(1, round(v / pixel)) for v in size]
+    if np.abs(size / gpts / pixel - 1).max() > 1e-3:
+        pixel = min(size) / math.ceil(min(size) / (_ATOMS_PIXEL / 4))
+        gpts = [max(1, round(v / pixel)) for v in size]
+    built = abtem.Potential(
+        atoms, gpts=tuple(gpts), slice_thickness=float(cell[2, 2]), projection="infinite"
+    )
+    array = np.asarray(built.build(lazy=False).project().array, float).T  # abTEM's is (x, y)
+    return Specimen((array * interaction_parameter(beam_energy))[None], float(pixel))

@@ -1,0 +1,1 @@
+"""Experiments designed by simulation: arrays in, arrays out."""
