@@ -26,6 +26,7 @@ KNOW_HYPERSPY = (
     "_strain.py",
     "_tuning.py",
     "inline/",
+    "_command_line.py",
 )
 # what only an extra installs
 OPTIONAL = {"py4DSTEM", "pyxem", "abtem", "ase", "distributed"}
