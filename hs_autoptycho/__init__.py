@@ -25,6 +25,7 @@ _PUBLIC_NAMES = {
     "design_experiment": "hs_autoptycho._design",
     "estimate_geometry": "hs_autoptycho._geometry",
     "estimate_memory": "hs_autoptycho._memory",
+    "interop": None,
     "load_study": "hs_autoptycho.tuning.study",
 }
 

@@ -1,4 +1,5 @@
 from . import data as data
+from . import interop as interop
 from ._design import design_experiment as design_experiment
 from ._geometry import estimate_geometry as estimate_geometry
 from ._memory import estimate_memory as estimate_memory

@@ -30,13 +30,21 @@ _RATIOS = (
 class SignalReader:
     """Reads a signal's numbers one by one; gathers `problems` and `notes` on the way.
 
+    Parameters
+    ----------
+    signal
+        HyperSpy signal.
+    any_size
+        Whether a scan too small, or a detector of a size that is odd, will do: it does where
+        nothing is reconstructed.
+
     Raises
     ------
     CalibrationError
         At once, if the signal is no 4D-STEM scan with detector sizes that can be used.
     """
 
-    def __init__(self, signal) -> None:
+    def __init__(self, signal, *, any_size: bool = False) -> None:
         _check_dimensions(signal)
         self._signal = signal
         # HyperSpy lists x before y; arrays have y first.
@@ -46,7 +54,8 @@ class SignalReader:
         self.detector_shape = tuple(int(axis.size) for axis in self._detector)
         self.problems: list[str] = []
         self.notes: list[str] = []
-        self._check_sizes()
+        if not any_size:
+            self._check_sizes()
 
     def note(self, text: str, level: int = logging.INFO) -> None:
         """Keep a note and log it."""
@@ -141,15 +150,20 @@ class SignalReader:
             self.note(text, logging.WARNING if off > 0.05 else logging.INFO)
         return angle
 
-    def compare_center(self, center: tuple[float, float]) -> None:
-        """Note where the measured centre is not where the signal axes have their zero."""
+    def zero(self) -> tuple[float, float] | None:
+        """(row, column) in pixels where the signal axes are zero, None where they do not say."""
         zero = []
         for axis in self._detector:
             # An offset of 0 is HyperSpy's default, and says nothing.
             if not axis.is_uniform or not axis.offset or not axis.scale:
-                return
+                return None
             zero.append(-axis.offset / axis.scale)
-        if not all(math.isfinite(z) for z in zero):
+        return tuple(zero) if all(math.isfinite(z) for z in zero) else None
+
+    def compare_center(self, center: tuple[float, float]) -> None:
+        """Note where the measured centre is not where the signal axes have their zero."""
+        zero = self.zero()
+        if zero is None:
             return
         off = math.hypot(center[0] - zero[0], center[1] - zero[1])
         if off > 1:
@@ -304,11 +318,31 @@ def _check_dimensions(signal) -> None:
             "`s = s.transpose(signal_axes=2)` if the detector's axes are not the signal axes."
         )
     else:
+        array = "s.data.reshape(scan_y, scan_x, k_y, k_x)"
+        lazy = ".as_lazy()" if signal._lazy else ""
         mend = (
             "If it is a list of patterns, give it the shape of the scan: "
-            "`s = hs.signals.Signal2D(s.data.reshape(scan_y, scan_x, k_y, k_x))`."
+            f"{_load_line(signal)}`s = hs.signals.Signal2D({array}){lazy}`."
         )
     raise CalibrationError(
         f"A 4D-STEM scan has 2 navigation and 2 signal dimensions; {signal!r} has {navigation} and "
         f"{detector}. {mend}"
     )
+
+
+# the reader's own word for the shape of the scan, where the file does not hold it
+_SHAPE_OPTIONS = {
+    ".mib": "navigation_shape=(scan_x, scan_y)",
+    ".tvips": "scan_shape=(scan_y, scan_x), scan_start_frame=...",
+}
+
+
+def _load_line(signal) -> str:
+    """The line that loads a file anew as a scan, and "or"; empty where its reader has none."""
+    file = signal.tmp_parameters
+    extension = file.get_item("extension", "")
+    option = _SHAPE_OPTIONS.get(extension.lower())
+    if option is None:
+        return ""
+    lazy = ", lazy=True" if signal._lazy else ""
+    return f'`s = hs.load("{file.get_item("filename")}{extension}"{lazy}, {option})`, or '

@@ -1,0 +1,3 @@
+from ._py4dstem import from_py4dstem, to_py4dstem
+
+__all__ = ["from_py4dstem", "to_py4dstem"]
