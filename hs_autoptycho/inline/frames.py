@@ -10,6 +10,13 @@ import numpy as np
 from hs_autoptycho.ptycho.loading import DataError
 
 
+def is_empty(block: Any) -> bool:
+    """Whether there are no patterns in a block."""
+    if hasattr(block, "axes_manager"):
+        block = block.data
+    return hasattr(block, "__len__") and len(block) == 0
+
+
 class Frames:
     """Patterns of a scan, in the order of the scan, as far as they have arrived.
 
@@ -60,7 +67,8 @@ class Frames:
         ----------
         block
             Array of one pattern (k_y, k_x), of several (n, k_y, k_x), or of whole rows
-            (rows, fast, k_y, k_x); a list of patterns; or a HyperSpy signal of these.
+            (rows, fast, k_y, k_x); a list of these; or a HyperSpy signal. A whole scan in one array
+            is not copied: leave it as it is.
 
         Returns
         -------
@@ -75,8 +83,8 @@ class Frames:
         """
         patterns = self._as_patterns(block)
         total = self.scan_shape[0] * self.scan_shape[1]
-        patterns, rest = np.split(patterns, [total - self.n_frames])
         self._check(patterns)
+        patterns, rest = np.split(patterns, [total - self.n_frames])
         if self._patterns is None and len(patterns) == total:
             self._patterns = patterns  # a whole scan is not copied
             self.n_frames = total
@@ -99,12 +107,11 @@ class Frames:
         if hasattr(block, "axes_manager"):
             block = block.data
         if isinstance(block, Sequence):
-            first = self.detector_shape
             arrays = [np.asarray(pattern) for pattern in block]
+            wanted = self.detector_shape or arrays[0].shape[-2:]
             for place, pattern in enumerate(arrays):
-                first = pattern.shape if first is None else first
-                self._check_shape(pattern.shape, first, place)
-            block = arrays
+                self._check_shape(pattern.shape[-2:], wanted, place)
+            block = np.concatenate([pattern.reshape(-1, *wanted) for pattern in arrays])
         patterns = np.asarray(block)
         if patterns.ndim == 2:
             patterns = patterns[None]

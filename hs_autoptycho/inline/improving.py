@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from hs_autoptycho.inline.offsets import Value, combined
+from hs_autoptycho.inline.offsets import Value, combined, contradict, known
 from hs_autoptycho.inline.proposals import (
     MEASURED,
     Proposal,
@@ -36,6 +36,13 @@ _SHORT_TRIALS = 3.0
 _POSITIONS = 1024
 
 
+class Best(NamedTuple):
+    """The best parameters that are known."""
+
+    parameters: dict[str, Any]
+    score: float | None
+
+
 def search_for(
     dimensions: Sequence[Dimension],
     wanted: Sequence[str],
@@ -61,48 +68,68 @@ def search_for(
             )
         return Search(dimensions, **options)
     given = {d.name: d for d in dimensions}
-    names = list(given) + list(wanted) or [n for n in _DEFAULT if n not in held]
     out, start = [], {}
-    for name in names:
-        known = recording.actual.get(name)
+    for name in tuned_names(dimensions, wanted, held):
+        value = recording.actual.get(name)
         d = given.get(name)
         if d is None:
-            d = _about(name, recording, known, held)
-        elif known is not None and d.prior is None and not d.choices:
-            known = _within(d, known)
-            if known is not None and known.error > 0:
-                d = Dimension(d.name, d.low, d.high, log=d.log, condition=d.condition, prior=known)
+            d = _about(name, recording, value, held)
+        elif value is not None and not d.choices:
+            value = _within(d, value)
+            if known(value) and d.prior is None:
+                d = Dimension(d.name, d.low, d.high, log=d.log, condition=d.condition, prior=value)
         out.append(d)
-        start[name] = d.nearest(None if known is None else known.value)
+        start[name] = d.nearest(None if value is None else value.value)
     if not out:
         raise ParameterError("There is nothing to tune: everything is held.")
     measured = any(d.prior is not None for d in out)
     return Search(out, start=start if measured else None, **options)
 
 
-def _about(name: str, recording: Recording, known: Value | None, held) -> Dimension:
+def tuned_names(
+    dimensions: Sequence[Dimension], wanted: Sequence[str], held: Mapping[str, Any]
+) -> list[str]:
+    """What is tuned with data; empty where everything is held."""
+    names = [*(d.name for d in dimensions), *wanted]
+    if "n_slices" in wanted and not {"thickness"} & {*names, *held}:
+        names.append("thickness")
+    return names or [name for name in _DEFAULT if name not in held]
+
+
+def _about(name: str, recording: Recording, measured: Value | None, held) -> Dimension:
     """A range about what was measured."""
-    if known is None or not math.isfinite(known.error) or known.error == 0:
+    if not known(measured):
         return default_range(name, recording.scan.experiment, recording.estimate, held)
     geometry = recording.scan.experiment.geometry
     if name == "scan_rotation":
         smallest = _STEP_DEGREES
     else:
         smallest = _STEP_DEPTH * geometry.wavelength / (1e-3 * geometry.convergence_angle) ** 2
-    step = max(_STEP_ERRORS * known.error, smallest)
+    step = max(_STEP_ERRORS * measured.error, smallest)
     reach = _RANGE_STEPS * step
-    value = float(f"{known.value:.6g}")
+    value = float(f"{measured.value:.6g}")
     # twice its width is the step
     return Dimension(name, value - reach, value + reach, prior=(value, step / 2))
 
 
-def _within(d: Dimension, known: Value) -> Value | None:
+def _within(d: Dimension, measured: Value) -> Value | None:
     """The value, a rotation in the turn of the range; None if it lies outside."""
     turns = (0, -360, 360) if d.name == "scan_rotation" else (0,)
     for turn in turns:
-        if d.low <= known.value + turn <= d.high:
-            return Value(known.value + turn, known.error)
+        if d.low <= measured.value + turn <= d.high:
+            return Value(measured.value + turn, measured.error)
     return None
+
+
+def guessed(dimensions: Sequence[Dimension], recording: Recording) -> dict[str, Any]:
+    """Of the geometry that could not be measured what lies in the ranges: their start or middle."""
+    out = {}
+    for d in dimensions:
+        value = recording.actual.get(d.name)
+        if d.name in MEASURED and not known(value):
+            value = None if value is None else _within(d, value)
+            out[d.name] = d.nearest(None if value is None else value.value)
+    return out
 
 
 def trial_fidelity(recording: Recording, n_iterations: int) -> Fidelity:
@@ -116,7 +143,7 @@ def run_trials(
     recording: Recording,
     objective: str | Callable[[Any], float],
     held: Mapping[str, Any],
-    n_trials: int,
+    n_trials: int | None,
     fidelity: Fidelity,
     random_state: int = 0,
 ) -> None:
@@ -128,9 +155,11 @@ def run_trials(
         If interrupted; what was tried before is kept.
     """
     score = make_objective(objective, recording.scan.experiment, random_state=random_state)
-    common = recording.parameters(held, {})
+    common = recording.parameters(held, guessed(search.dimensions, recording))
     for d in search.dimensions:
         common.pop(d.name, None)
+    if n_trials is None:
+        n_trials = max(search.n_first + 1, 2 * len(search.dimensions) + 2)
     for _ in range(n_trials):
         point = search.ask()
         if point is None:
@@ -145,30 +174,48 @@ def run_trials(
 
 def learn(search: Search, recording: Recording) -> None:
     """Take what the trials say into what is known of the scan, beside what was measured."""
-    optimum, measured = search.optimum(), recording.measured
+    optimum = search.optimum()
     if optimum is None:
         return
     for d in search.dimensions:
         error = _SHORT_TRIALS * optimum.errors.get(d.name, 0.0)
         # no error: a single score says nothing of it
-        if d.name not in MEASURED or d.log or error == 0:
+        if d.name not in MEASURED or error == 0:
             continue
-        value, known = optimum.point[d.name], measured.get(d.name)
-        if d.name == "scan_rotation" and known is not None:
-            value = known.value + wrapped(value - known.value)
-        found = Value(value, error * (d.high - d.low))
-        recording.actual[d.name] = combined(found, known)
+        value, measured = optimum.point[d.name], recording.measured.get(d.name)
+        if d.name == "scan_rotation" and measured is not None:
+            value = measured.value + wrapped(value - measured.value)
+        found = Value(
+            value, error * (value * math.log(d.high / d.low) if d.log else d.high - d.low)
+        )
+        seen = recording.seen(d.name)
+        if known(measured) and (_within(d, measured) is None or contradict(found, measured)):
+            note = (
+                f"{d.name} was measured at {measured.value:.4g} ± {measured.error:.2g}, and the "
+                f"trials find {found.value:.4g} ± {found.error:.2g}: that is used."
+            )
+            recording.notes += [note] if note not in recording.notes else []
+            measured = seen = None
+        recording.actual[d.name] = combined(found, measured)
+        recording.observed[d.name] = combined(found, seen)
+        recording.learned.add(d.name)
 
 
-def best_parameters(search: Search | None, recording: Recording) -> dict[str, Any]:
-    """What to reconstruct with: the lowest score's; of what was measured, what is known now."""
+def best_parameters(search: Search | None, recording: Recording | None) -> dict[str, Any]:
+    """What to reconstruct with: the lowest score's, or what the trials have taught in all.
+
+    That is the minimum of parabolas and the measurement together, where there was enough for it.
+    """
     if search is None or search.best is None:
         return {}
-    known = recording.actual
-    return {
-        name: known[name].value if name in known and known[name].error else value
-        for name, value in search.best.parameters.items()
-    }
+    out = dict(search.best.parameters)
+    for d in search.dimensions:
+        learned = recording is not None and d.name in recording.learned
+        value = recording.actual[d.name] if learned else None
+        value = _within(d, value) if known(value) and d.name in out else None
+        if value is not None:
+            out[d.name] = value.value
+    return out
 
 
 def judge(
@@ -196,13 +243,15 @@ def offsets_of(
 ) -> list[Value]:
     """Actual less asked-for values of the scans; what nobody said was asked as the target is.
 
+    Only what a scan has shown by itself counts: what was expected of it comes from the offsets
+    before, and would be counted twice; what is held is no measurement.
     Rotations are taken in the turn that is nearest to the one before.
     """
     out: list[Value] = []
     for recording in recordings:
         asked = recording.settings.get(name, target.get(name))
-        actual = recording.actual.get(name)
-        if asked is None or actual is None or not math.isfinite(actual.error):
+        actual = recording.observed.get(name)
+        if asked is None or not known(actual):
             continue
         offset = actual.value - asked
         if name == "scan_rotation":
@@ -210,16 +259,6 @@ def offsets_of(
             offset = near + wrapped(offset - near)
         out.append(Value(offset, actual.error))
     return out
-
-
-def scales_of(recording: Recording) -> dict[str, float]:
-    """What a large error of a setting is: of lengths the depth of focus λ/α², of the rotation that
-    which moves the scan's edge by a step.
-    """
-    geometry = recording.scan.experiment.geometry
-    depth = geometry.wavelength / (1e-3 * geometry.convergence_angle) ** 2
-    rotation = math.degrees(2 / max(geometry.scan_shape))
-    return {"scan_rotation": rotation, "defocus": depth, "C12a": depth, "C12b": depth}
 
 
 def gain_of(
@@ -232,19 +271,25 @@ def gain_of(
 
     NaN and infinity where the scans that were judged cannot tell.
     """
-    judged = [r for r in recordings if r.score is not None and math.isfinite(r.score)]
+    wanted = {name: value for name, value in target.items() if name in offsets}
+    judged = [
+        r
+        for r in recordings
+        if r.score is not None
+        and math.isfinite(r.score)
+        and all(name in r.actual and math.isfinite(r.actual[name].error) for name in wanted)
+    ]
     if not judged or judged[-1] is not recordings[-1]:
         return math.nan, math.inf
-    scales = scales_of(judged[-1])
+    scales = judged[-1].scales
     then = {
         name: Value(proposal.settings[name] + offsets[name].value, offsets[name].error)
-        for name in target
-        if name in offsets
+        for name in wanted
     }
     return expected_gain(
-        [distance(r.actual, target, scales) for r in judged],
+        [distance(r.actual, wanted, scales) for r in judged],
         [r.score for r in judged],
-        distance(then, target, scales),
+        distance(then, wanted, scales),
     )
 
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 # The drift that is taken for granted, in units of the first measurement's standard error.
 _FIRST_DRIFT = 2.0
+# Two values contradict each other where they are farther apart, in standard errors.
+_SURPRISE = 4.0
 
 
 class Value(NamedTuple):
@@ -15,6 +17,16 @@ class Value(NamedTuple):
 
     value: float
     error: float
+
+
+def known(value: Value | None) -> bool:
+    """Whether a value was measured: one that is held has no error, a mere sign an infinite one."""
+    return value is not None and 0 < value.error < math.inf
+
+
+def contradict(one: Value, other: Value) -> bool:
+    """Whether two independent values cannot be of the same thing."""
+    return abs(one.value - other.value) > _SURPRISE * math.hypot(one.error, other.error)
 
 
 def combined(one: Value | None, other: Value | None) -> Value | None:

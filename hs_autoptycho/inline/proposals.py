@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -92,13 +93,21 @@ def read_target(target: Any) -> dict[str, Any]:
             "target: a dictionary of settings is needed, such as "
             f'{{"defocus": 300, "scan_step": 0.8}}, or a design study, not {target!r}.'
         )
+    for name in MEASURED:
+        value = settings.get(name, 0)
+        if not isinstance(value, Real) or not math.isfinite(value):
+            raise ParameterError(f"target: {name}={value!r} is not a number.")
     return dict(settings)
 
 
-def read_limits(limits: Mapping[str, Any] | None) -> dict[str, tuple[float, float]]:
+def read_limits(
+    limits: Mapping[str, Any] | None, target: Mapping[str, Any] | None = None
+) -> dict[str, tuple[float, float]]:
     """Checked limits of settings, name to (low, high)."""
     out = {}
     for name, pair in (limits or {}).items():
+        if name not in PARAMETERS and name not in (target or {}):
+            raise ParameterError(f"limits: there is no setting {name!r}.")
         try:
             low, high = (float(v) for v in pair)
         except (TypeError, ValueError):
@@ -142,13 +151,21 @@ def next_settings(
                 settings[name] = wrapped(settings[name])
         if name in limits:
             low, high = limits[name]
+            if name == "scan_rotation":
+                turns = (settings[name] + turn for turn in (0, 360, -360))
+                settings[name] = next((v for v in turns if low <= v <= high), settings[name])
             if not low <= settings[name] <= high:
                 notes.append(
                     f"{name} would have to be {settings[name]:.4g}, beyond the instrument's limits "
                     f"of {low:g} to {high:g}: the nearest is proposed."
                 )
-                settings[name] = min(max(settings[name], low), high)
-        if isinstance(asked.get(name), (int, float)):
+                nearest = min(max(settings[name], low), high)
+                if name == "scan_rotation":
+                    nearest = min(
+                        low, high, key=lambda v: abs(wrapped(v - settings["scan_rotation"]))
+                    )
+                settings[name] = nearest
+        if isinstance(asked.get(name), Real):
             change = settings[name] - asked[name]
             corrections[name] = wrapped(change) if name == "scan_rotation" else float(change)
             errors.setdefault(name, 0.0)
@@ -223,7 +240,7 @@ def reason_to_stop(proposal: Proposal, score: float | None, smallest_gain: float
     """
     if not proposal.corrections:
         return None
-    if not any(proposal.corrections.values()) and proposal.notes:
+    if proposal.notes and not proposal.significant:
         return f"The instrument cannot come closer to the target. {proposal.notes[0]}"
     known = math.isfinite(proposal.gain)
     if known and score is not None:

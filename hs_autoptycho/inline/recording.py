@@ -13,14 +13,11 @@ import numpy as np
 
 from hs_autoptycho._scan import Scan, read_scan, wrap_reconstruction
 from hs_autoptycho.inline.frames import Frames
-from hs_autoptycho.inline.offsets import Value, combined
+from hs_autoptycho.inline.offsets import Value, combined, contradict
 from hs_autoptycho.inline.proposals import MEASURED, wrapped
 from hs_autoptycho.ptycho.geometry_estimate import GeometryEstimate, estimate
 from hs_autoptycho.ptycho.parameters import ParameterError
 from hs_autoptycho.signals import PtychographicObject
-
-# What was expected counts no more where the measurement is farther off, in standard errors.
-_SURPRISE = 4.0
 
 
 @dataclass
@@ -46,6 +43,13 @@ class Recording:
         ``defocus``, ``C12a``, ``C12b`` in Å.
     measured : dict
         The same without what the trials have added.
+    observed : dict
+        What this scan alone says, its trials too, of what is not held: without what was expected.
+    learned : set of str
+        Names of what the trials have added to.
+    scales : dict
+        What a large error of a setting is: of lengths the depth of focus λ/α², of the rotation that
+        which moves the scan's edge by a step.
     detector_flip : str
     score : float or None
         Of the picture, lower is better; None where it was not judged.
@@ -65,6 +69,9 @@ class Recording:
     expected: dict[str, Value] = field(default_factory=dict)
     actual: dict[str, Value] = field(default_factory=dict)
     measured: dict[str, Value] = field(default_factory=dict)
+    observed: dict[str, Value] = field(default_factory=dict)
+    learned: set[str] = field(default_factory=set)
+    scales: dict[str, float] = field(default_factory=dict)
     detector_flip: str = "none"
     score: float | None = None
     picture: PtychographicObject | None = None
@@ -109,9 +116,16 @@ class Recording:
         self.estimate = found = _as_expected(found, self.expected)
         self.notes = [*found.notes]
         self.detector_flip = found.detector_flip or held.get("detector_flip") or "none"
-        values = {name: self._known(name, found, held) for name in MEASURED}
+        seen = {name: self.seen(name) for name in MEASURED if name not in held}
+        values = {name: self._known(name, seen.get(name), held) for name in MEASURED}
+        self.observed = {name: value for name, value in seen.items() if value is not None}
         self.measured = {name: value for name, value in values.items() if value is not None}
-        self.actual = dict(self.measured)
+        self.actual, self.learned = dict(self.measured), set()
+        # kept here, since the patterns are let go as soon as another scan begins
+        geometry = self.scan.experiment.geometry
+        depth = geometry.wavelength / (1e-3 * geometry.convergence_angle) ** 2
+        self.scales = dict.fromkeys(MEASURED, depth)
+        self.scales["scan_rotation"] = math.degrees(2 / max(geometry.scan_shape))
 
     def release(self) -> None:
         """Let go of the patterns."""
@@ -131,24 +145,28 @@ class Recording:
             for name in ("scan_rotation", "defocus")
         )
 
-    def _known(self, name: str, found: GeometryEstimate, held) -> Value | None:
+    def seen(self, name: str) -> Value | None:
+        """What the rows alone say, without what was expected."""
+        value = getattr(self.estimate, name)
+        return None if value is None else Value(value, getattr(self.estimate, f"{name}_error"))
+
+    def _known(self, name: str, seen: Value | None, held: Mapping[str, Any]) -> Value | None:
         if name in held:
             return Value(float(held[name]), 0.0)
-        value, error = getattr(found, name), getattr(found, f"{name}_error")
         expected = self.expected.get(name)
-        if value is None:
+        if seen is None:
             if expected is not None and math.isfinite(expected.error):
                 self.notes.append(f"{name} could not be measured; what was expected is used.")
             return expected
         if expected is None or not math.isfinite(expected.error):
-            return Value(value, error)
-        if abs(value - expected.value) > _SURPRISE * math.hypot(error, expected.error):
+            return seen
+        if contradict(seen, expected):
             self.notes.append(
                 f"{name} was expected at {expected.value:.4g} ± {expected.error:.2g} and measured "
-                f"at {value:.4g} ± {error:.2g}: the measured is used."
+                f"at {seen.value:.4g} ± {seen.error:.2g}: the measured is used."
             )
-            return Value(value, error)
-        return combined(Value(value, error), expected)
+            return seen
+        return combined(seen, expected)
 
     def parameters(self, held: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, Any]:
         """What to reconstruct with: what was found, unless something better is known.
@@ -164,7 +182,7 @@ class Recording:
             if name not in out:
                 raise ParameterError(
                     f"The {name} could not be told from {self.n_rows} rows of the scan, and nobody "
-                    f"has given one. Give `{name}=` or a range in `parameters`."
+                    f'has given one. Give `fixed={{"{name}": ...}}` or a range in `parameters`.'
                 )
         return out
 

@@ -16,7 +16,8 @@ from hs_autoptycho.tuning.trial import Fidelity, Trial
 _SMALLEST_STEP, _LARGEST_STEP = 0.01, 0.15
 # A belief is this many standard deviations wide to either side.
 _REACH = 2.0
-_ANYWHERE = Fidelity(1)
+# The purpose of what somebody else has tried.
+_TOLD = "told"
 
 
 class Search:
@@ -100,12 +101,24 @@ class Search:
         blocks: Sequence[float] = (),
         trial: Trial | None = None,
     ) -> None:
-        """Take in a score; None for a trial that failed."""
+        """Take in a score; None for a trial that failed.
+
+        Raises
+        ------
+        ParameterError
+            If a parameter is wrong, or some scores are of trials and others are not: they are not
+            on the same scale.
+        """
+        if any((t.purpose == _TOLD) != (trial is None) for t in self.trials):
+            raise ParameterError(
+                "Scores that are told are not to be mixed with those of short trials: go on with "
+                "`ask` and `tell` alone, and set `n_trials=0`, or with `improve` alone."
+            )
         point = self.checked(parameters)
         if point in self._asked:
             self._asked.remove(point)
         if trial is None:
-            trial = Trial(len(self.trials), point, _ANYWHERE, blocks=list(blocks))
+            trial = Trial(len(self.trials), point, Fidelity(1), _TOLD, blocks=list(blocks))
             trial.objective = score
             trial.status = "failed" if score is None else "completed"
         self.trials.append(trial)

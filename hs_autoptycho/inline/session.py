@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hs_autoptycho._quantities import QUANTITIES
 from hs_autoptycho.inline.frames import Frames
-from hs_autoptycho.inline.improving import offsets_of
+from hs_autoptycho.inline.improving import gain_of, offsets_of
 from hs_autoptycho.inline.offsets import Value, predicted
-from hs_autoptycho.inline.proposals import MEASURED
+from hs_autoptycho.inline.proposals import MEASURED, Proposal, next_settings, wrapped
 from hs_autoptycho.inline.recording import Calibration, Recording
 from hs_autoptycho.ptycho.loading import DataError
 from hs_autoptycho.ptycho.parameters import ParameterError
@@ -37,7 +37,9 @@ class Session:
     target : dict or None
         Settings that are wanted; None as long as nobody has said and no scan was asked for.
     scan_shape : (int, int) or None
-        Of scans that come as frames.
+        Of scans that come as frames, as somebody gave it.
+    found_shape : (int, int) or None
+        That of the last signal or store, where nobody did.
     calibration : Calibration or None
         Axes and metadata of such scans.
     detector_flip : str or None
@@ -53,6 +55,7 @@ class Session:
     calibration: Calibration | None = None
     detector_flip: str | None = None
     recordings: list[Recording] = field(default_factory=list)
+    found_shape: tuple[int, int] | None = None
 
     @property
     def last(self) -> Recording:
@@ -77,6 +80,16 @@ class Session:
         found = {n: predicted(offsets_of(scans, n, self.target or {})) for n in MEASURED}
         return {name: value for name, value in found.items() if value is not None}
 
+    def propose(self, limits: Mapping[str, tuple[float, float]]) -> Proposal:
+        """Settings of the next scan, within limits, and what they would gain."""
+        done, target = self.measured, self.target or {}
+        if not done:
+            return next_settings(target, {}, {}, limits)
+        offsets = self.offsets(done)
+        proposal = next_settings(target, done[-1].settings, offsets, limits)
+        gain, error = gain_of(proposal, done, target, offsets)
+        return replace(proposal, gain=gain, gain_error=error)
+
     def close(self) -> None:
         """What comes next belongs to another scan."""
         if self.recordings and not self.last.closed:
@@ -85,20 +98,37 @@ class Session:
 
     def take(self, frames: Any, settings: Mapping[str, Any] | None) -> Any:
         """Take in frames, or a whole scan as a signal; what the scan does not need is returned."""
+        settings = settings or {}
+        is_open = bool(self.recordings) and not self.last.closed
+        shape = self.last.frames.scan_shape if is_open else self._shape(settings)
         if hasattr(frames, "axes_manager") and frames.axes_manager.navigation_dimension == 2:
-            self._take_signal(frames, settings or {})
-            return None
-        if self.recordings and not self.last.closed:
+            given = shape if is_open or self._is_given(settings) else None
+            slow, fast = frames.data.shape[:2]
+            if given is None or fast != given[1] or slow == given[0]:
+                self.close()
+                self._take_signal(frames, settings)
+                return None
+            if self.calibration is None:
+                self.calibration = Calibration.of(frames)
+        if is_open:
             return self.last.frames.add(frames)
-        shape = (settings or {}).get("scan_shape", self.scan_shape)
         if shape is None:
             raise ParameterError(
                 "The shape of the scan is not known: give `scan_shape` (slow, fast)."
             )
         whole = Frames(shape)
         rest = whole.add(frames)  # a scan begins with good frames only
-        self._begin(whole, settings or {})
+        self._begin(whole, settings)
         return rest
+
+    def _is_given(self, settings: Mapping[str, Any]) -> bool:
+        return "scan_shape" in settings or self.scan_shape is not None
+
+    def _shape(self, settings: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Of the next scan that comes as frames."""
+        before = self.last.settings if self.recordings else {}
+        shape = settings.get("scan_shape") or self.scan_shape
+        return shape or self.found_shape or before.get("scan_shape")
 
     def _take_signal(self, signal, settings: Mapping[str, Any]) -> None:
         shape = signal.data.shape[:2]
@@ -109,7 +139,7 @@ class Session:
             for name in ("defocus", "scan_rotation")
             if (value := signal.metadata.get_item(QUANTITIES[name].item)) is not None
         }
-        self.calibration, self.scan_shape = Calibration.of(signal), shape
+        self.calibration, self.found_shape = Calibration.of(signal), shape
         self._begin(frames, {**noted, **settings}, whole=True)
 
     def _begin(self, frames, settings, *, whole: bool = False) -> None:
@@ -118,7 +148,9 @@ class Session:
         for name in MEASURED:
             value = asked.get(name, (self.target or {}).get(name))
             if value is not None and name in offsets:
-                expected[name] = Value(value + offsets[name].value, offsets[name].error)
+                there = value + offsets[name].value
+                there = wrapped(there) if name == "scan_rotation" else there
+                expected[name] = Value(there, offsets[name].error)
             elif value is not None and name in ("defocus", "scan_rotation"):
                 expected[name] = Value(float(value), math.inf)  # of use for the signs alone
         if self.target is None and asked:
@@ -178,5 +210,6 @@ class Session:
         shown = [r.picture for r in self.recordings if r.picture is not None]
         if not shown:
             raise KeyboardInterrupt
-        shown[-1].metadata.Ptychography.status = "interrupted"
-        return shown[-1]
+        picture = shown[-1].deepcopy()  # that of the recording was completed
+        picture.metadata.Ptychography.status = "interrupted"
+        return picture

@@ -8,7 +8,15 @@ from typing import Any
 
 from hs_autoptycho.inline.recording import Calibration
 from hs_autoptycho.inline.session import Session
-from hs_autoptycho.inline.store import follow, wait_for_scan
+from hs_autoptycho.inline.store import follow, shape_of_scan, wait_for_scan
+from hs_autoptycho.ptycho.loading import DataError
+
+
+def begins_a_scan(source: Any) -> bool:
+    """Whether the first patterns of a source cannot belong to a scan that is open."""
+    return (
+        callable(source) or isinstance(source, (str, PathLike)) or hasattr(source, "axes_manager")
+    )
 
 
 def scans(
@@ -38,11 +46,10 @@ def scans(
     given = dict(settings)
     if isinstance(source, (str, PathLike)):
         signal = wait_for_scan(source, timeout=timeout, poll=poll)
-        shape = session.scan_shape
         if signal is not None and signal.axes_manager.navigation_dimension == 2:
             session.calibration = Calibration.of(signal)
-            shape = shape or signal.data.shape[:2]
-        session.scan_shape = shape
+        session.found_shape = shape_of_scan(source) or session.found_shape
+        shape = given.get("scan_shape") or session.scan_shape or session.found_shape
         yield follow(source, scan_shape=shape, timeout=timeout, poll=poll), given
     elif hasattr(source, "axes_manager"):
         yield [source], given
@@ -52,6 +59,10 @@ def scans(
             asked = {**wanted, **given}
             given = {}
             acquired = source(dict(asked))
+            if acquired is None:
+                raise DataError(
+                    "The function returned None: a signal or an iterator of patterns is needed."
+                )
             yield [acquired] if hasattr(acquired, "axes_manager") else acquired, asked
     else:
         yield source, given

@@ -36,7 +36,8 @@ def follow(
     path
         Of a zarr array or group, or a zspy file; it need not exist yet.
     scan_shape
-        (slow, fast). Default: the array's, if it has four dimensions.
+        (slow, fast). Default: the array's, if it has four dimensions; of one that grows it is
+        needed, since what there is first is taken for the whole scan otherwise.
     timeout
         Seconds without a new row after which no more are waited for.
     poll
@@ -52,13 +53,14 @@ def follow(
     Raises
     ------
     DataError
-        If nothing has come in time, or the store holds no patterns.
+        If nothing has come in time, the store holds no patterns, or they do not fit `scan_shape`.
     """
     done, total, last = 0, None if scan_shape is None else scan_shape[0], clock()
     trouble: Exception | None = None
     while total is None or done < total:
         try:
             array = find_patterns(path)
+            _check_shape(path, array, scan_shape)
             rows = array if array.ndim == 4 else _Rows(array, scan_shape)
             total = rows.shape[0] if total is None else total
             there = _rows_there(rows, done, total)
@@ -76,8 +78,9 @@ def follow(
                 reason = f" Last error: {trouble}." if trouble is not None else ""
                 raise DataError(f"No row of a scan came to {path} in {timeout:g} s.{reason}")
             _logger.warning(
-                "No row came to %s in %g s: the scan ends after %d rows.", path, timeout, done
-            )
+                "No row came to %s in %g s: the scan ends after %d rows.%s",
+                path, timeout, done, f" Last error: {trouble}." if trouble is not None else "",
+            )  # fmt: skip
             return
         else:
             sleep(poll)
@@ -140,6 +143,22 @@ def find_patterns(path: str | PathLike):
             f"needed, its arrays have the shapes {[array.shape for array in found]}."
         )
     raise FileNotFoundError(f"no array in {path} yet")
+
+
+def shape_of_scan(path: str | PathLike) -> tuple[int, int] | None:
+    """(slow, fast) of the patterns in a store; None where they come one after the other."""
+    array = find_patterns(path)
+    return tuple(array.shape[:2]) if array.ndim == 4 else None
+
+
+def _check_shape(path, array, scan_shape: tuple[int, int] | None) -> None:
+    if array.ndim == 4 and scan_shape is not None:
+        slow, fast = array.shape[:2]
+        if fast != scan_shape[1] or slow > scan_shape[0]:
+            raise DataError(
+                f"{path} has {slow} rows of {fast} patterns, but `scan_shape` says "
+                f"{scan_shape[0]} rows of {scan_shape[1]}."
+            )
 
 
 def _arrays(item) -> Iterator[Any]:

@@ -6,24 +6,27 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
+from hs_autoptycho._quantities import CalibrationError
 from hs_autoptycho._running import check_count, check_seed, threads
 from hs_autoptycho._scan import RECORDING
+from hs_autoptycho.inline.frames import is_empty
 from hs_autoptycho.inline.improving import (
+    Best,
     best_parameters,
-    gain_of,
+    guessed,
     judge,
     learn,
     run_trials,
     search_for,
     trial_fidelity,
+    tuned_names,
     tuning_record,
 )
+from hs_autoptycho.inline.options import check_options, read_parameters
 from hs_autoptycho.inline.proposals import (
     Proposal,
-    next_settings,
     read_limits,
     read_target,
     reason_to_stop,
@@ -31,22 +34,14 @@ from hs_autoptycho.inline.proposals import (
 from hs_autoptycho.inline.recording import Recording
 from hs_autoptycho.inline.search import Search
 from hs_autoptycho.inline.session import Session
-from hs_autoptycho.inline.sources import scans
+from hs_autoptycho.inline.sources import begins_a_scan, scans
 from hs_autoptycho.ptycho.loading import DataError
-from hs_autoptycho.ptycho.parameters import ParameterError, check_names, check_parameters
+from hs_autoptycho.ptycho.parameters import ParameterError, check_parameters
 from hs_autoptycho.signals import PtychographicObject
-from hs_autoptycho.tuning.space import read_space, settle
 
 _logger = logging.getLogger(__name__)
 
 _GEOMETRY = ("beam_energy", "convergence_angle", "scan_step", "reciprocal_pixel")
-
-
-class Best(NamedTuple):
-    """The best parameters that are known."""
-
-    parameters: dict[str, Any]
-    score: float | None
 
 
 class PtychographyTuner:
@@ -173,18 +168,11 @@ class PtychographyTuner:
         random_state: int = 0,
         num_workers: int | None = None,
     ):
-        _check_options(n_iterations, n_trial_iterations, n_trials, pictures, picture_score)
+        check_options(n_iterations, n_trial_iterations, n_trials, pictures, picture_score)
         stated = dict(zip(_GEOMETRY, (beam_energy, convergence_angle, scan_step, reciprocal_pixel),
                           strict=True))  # fmt: skip
         options = (disk_center, disk_radius, detector_mask, background)
-        held = dict(fixed or {})
-        check_names(held, "fixed parameter")
-        dimensions, single, self._wanted = read_space(parameters or {})
-        held = {**check_parameters(held), **single}
-        for name in (*self._wanted, *(d.name for d in dimensions)):
-            if name in held:
-                raise ParameterError(f"{name} is both in `parameters` and in `fixed`.")
-        self._dimensions, held = settle(dimensions, held)
+        self._dimensions, self._wanted, held = read_parameters(parameters, fixed)
         self._session = Session(
             check_parameters(stated),
             dict(zip(RECORDING, options, strict=True)),
@@ -192,7 +180,7 @@ class PtychographyTuner:
             None if target is None else read_target(target),
             None if scan_shape is None else tuple(int(n) for n in scan_shape),
         )
-        self._limits = read_limits(limits)
+        self._limits = read_limits(limits, self._session.target)
         self._pictures, self._objective, self._picture_score = pictures, objective, picture_score
         self._n_trials, self._n_iterations = n_trials, n_iterations
         self._n_trial_iterations, self._smallest_gain = n_trial_iterations, smallest_gain
@@ -250,27 +238,29 @@ class PtychographyTuner:
         Raises
         ------
         ParameterError
-            If a parameter is missing, unknown, or outside of its range.
+            If a parameter is missing, unknown, or outside of its range; or if :meth:`improve` has
+            tried some already, whose scores are of another kind.
         """
         score = None if score is None or not math.isfinite(score) else float(score)
         self._the_search().tell(parameters, score)
 
     @property
     def best(self) -> Best | None:
-        """The parameters with the lowest score; before any was told those that were measured.
+        """The parameters with the lowest score, or after :meth:`improve` what the trials and the
+        measurement say together; before any was told those that were measured.
 
         Returns
         -------
         Best or None
-            ``parameters`` (dict) and ``score`` (None where they were measured); None where nothing
-            is known.
+            ``parameters`` (dict) and the lowest ``score`` (None where they were measured); None
+            where nothing is known.
         """
         trial = None if self._search is None else self._search.best
         if trial is not None:
-            return Best(dict(trial.parameters), trial.objective)
-        if self.recordings and self.recordings[-1].actual:
-            return Best({k: v.value for k, v in self.recordings[-1].actual.items()}, None)
-        return None
+            last = self.recordings[-1] if self.recordings else None
+            return Best(best_parameters(self._search, last), trial.objective)
+        done = self._session.measured
+        return Best({k: v.value for k, v in done[-1].actual.items()}, None) if done else None
 
     # --- frames -------------------------------------------------------------------------------
 
@@ -310,10 +300,12 @@ class PtychographyTuner:
         """
         if new_scan:
             self._session.close()
-        picture, rest = self._take(frames, settings)
+        picture, rest = None, None if is_empty(frames) else frames
         while rest is not None:
             later, rest = self._take(rest, settings)
             picture = picture if later is None else later
+        if picture is not None and picture.status == "interrupted":
+            raise KeyboardInterrupt
         return picture
 
     def picture(self, n_iterations: int | None = None) -> PtychographicObject:
@@ -334,13 +326,11 @@ class PtychographyTuner:
         DataError
             If there are too few rows.
         """
-        recording = self._session.last
         with threads(self._num_workers):
-            if recording.frames.n_rows != recording.n_rows:
-                self._measure()
+            recording = self._measured()
             best = best_parameters(self._search, recording)
             record = tuning_record(self._search, recording, self._objective) if best else None
-            parameters = recording.parameters(self._session.held, best)
+            parameters = self._parameters(recording)
             n = self._n_iterations if n_iterations is None else n_iterations
             return recording.show(parameters, n, self._random_state, record)
 
@@ -355,24 +345,24 @@ class PtychographyTuner:
         Returns
         -------
         Best
+
+        Raises
+        ------
+        ParameterError
+            If scores of this scan were told, which are not to be mixed with those of trials.
         """
-        recording = self._session.last
         with threads(self._num_workers):
-            if recording.scan is None:
-                self._measure()
+            recording = self._measured()
             start = time.perf_counter()
-            search, held = self._the_search(), self._session.held
-            n = self._n_trials if n_trials is None else n_trials
-            n = max(search.n_first + 1, 2 * len(search.dimensions) + 2) if n is None else n
+            held, n = self._session.held, self._n_trials if n_trials is None else n_trials
             fidelity = trial_fidelity(recording, self._n_trial_iterations)
-            if n:
-                run_trials(
-                    search, recording, self._objective, held, n, fidelity, self._random_state
-                )
-                learn(search, recording)
+            if n != 0 and tuned_names(self._dimensions, self._wanted, held):
+                run_trials(self._the_search(), recording, self._objective, held, n, fidelity,
+                           self._random_state)  # fmt: skip
+                learn(self._search, recording)
             recording.seconds["trials"] = time.perf_counter() - start
             start = time.perf_counter()
-            parameters = recording.parameters(held, best_parameters(search, recording))
+            parameters = self._parameters(recording)
             recording.score = judge(
                 self._picture_score, recording, parameters, fidelity, self._random_state
             )
@@ -399,7 +389,8 @@ class PtychographyTuner:
             - a function: it is called with the proposed settings (a dict) and acquires a scan; it
               returns a signal, or an iterator of blocks of patterns as for :meth:`update`. At most
               `n_scans` times, until :meth:`should_stop` has a reason;
-            - an iterable of blocks of patterns: of one scan, or of several one after the other;
+            - an iterable of blocks of patterns: of one scan, or of several one after the other. It
+              goes on with a scan that Ctrl-C or a bad block has left incomplete;
             - the path of a zarr or zspy store that is being written: of one scan;
             - a signal: one scan.
         n_scans
@@ -419,7 +410,8 @@ class PtychographyTuner:
         -------
         PtychographicObject
             The last scan with the best parameters. After Ctrl-C the last picture there is, with the
-            status ``"interrupted"``; what was recorded stays in the tuner.
+            status ``"interrupted"``; what was recorded stays in the tuner. Of a function the same
+            as before, where :meth:`should_stop` has a reason from the start.
 
         Raises
         ------
@@ -429,8 +421,9 @@ class PtychographyTuner:
             If interrupted before there was enough for a picture.
         """
         check_count("n_scans", n_scans)
-        self._session.close()
-        first = len(self.recordings)
+        if begins_a_scan(source):
+            self._session.close()
+        first = sum(recording.closed for recording in self.recordings)
         every = scans(
             source,
             self._session,
@@ -443,10 +436,12 @@ class PtychographyTuner:
             for blocks, asked in every:
                 if self._follow(blocks, asked, first + n_scans, callback):
                     break
-            if len(self.recordings) == first:
+            # with a reason to stop before the first scan there is only what was there
+            if len(self.recordings) == first and not (callable(source) and self.should_stop()):
                 raise DataError("The source had no patterns.")
             last = self._session.last
-            return last.picture if self._search is None else self.picture()
+            done = self._search is None and last.picture is not None
+            return last.picture if done else self.picture()
         except KeyboardInterrupt:
             picture = self._session.what_there_is()
             _logger.warning("Interrupted; what was recorded is kept in the tuner.")
@@ -465,13 +460,7 @@ class PtychographyTuner:
             which the score of the next scan is below that of the last, and ``gain_error``. They are
             NaN and infinite before two scans at different distances from the target were judged.
         """
-        done, target = self._session.measured, self._session.target or {}
-        if not done:
-            return next_settings(target, {}, {}, self._limits)
-        last, offsets = done[-1], self._session.offsets(done)
-        proposal = next_settings(target, last.settings, offsets, self._limits)
-        gain, error = gain_of(proposal, done, target, offsets)
-        return replace(proposal, gain=gain, gain_error=error)
+        return self._session.propose(self._limits)
 
     def should_stop(self) -> str | None:
         """Why another scan is not worth it: a sentence; None if it is.
@@ -482,7 +471,8 @@ class PtychographyTuner:
         """
         if not self._session.measured:
             return None
-        return reason_to_stop(self.propose(), self.recordings[-1].score, self._smallest_gain)
+        last = self._session.measured[-1]
+        return reason_to_stop(self.propose(), last.score, self._smallest_gain)
 
     # --- what is behind it --------------------------------------------------------------------
 
@@ -496,9 +486,11 @@ class PtychographyTuner:
 
     def _follow(self, blocks, asked, n_scans, callback) -> bool:
         """Take in the blocks of a scan, or of several; True if the run is over."""
-        before = len(self.recordings)
+        came = False
         for block in blocks:
+            block = None if is_empty(block) else block
             while block is not None:
+                came = True
                 picture, block = self._take(block, asked)
                 if picture is not None and self._shown(picture, callback):
                     return True
@@ -506,8 +498,8 @@ class PtychographyTuner:
                     self.improve()
                     if len(self.recordings) >= n_scans:
                         return True
-        if len(self.recordings) == before:
-            return True  # nothing came
+        if not came:
+            return True
         last = self._session.last
         if not last.frames.complete:
             if last.frames.n_rows != last.n_rows and self._shown(self.picture(), callback):
@@ -528,13 +520,32 @@ class PtychographyTuner:
             self._search = None
         if not self._session.due(self._pictures):
             return None, rest
+        recording = self._session.last
         with threads(self._num_workers):
+            try:
+                self._measure()
+                if recording.frames.complete or recording.can_be_shown:
+                    values, n = self._parameters(recording), self._n_iterations
+                    return recording.show(values, n, self._random_state), rest
+            except (DataError, CalibrationError) as error:
+                if recording.frames.complete:
+                    raise
+                recording.notes.append(f"No picture of the first rows: {error}")
+                _logger.warning(recording.notes[-1])
+            return None, rest  # more rows will tell
+
+    def _parameters(self, recording: Recording) -> dict[str, Any]:
+        """What to reconstruct a scan with."""
+        best = best_parameters(self._search, recording)
+        known = {**guessed(self._dimensions, recording), **best}
+        return recording.parameters(self._session.held, known)
+
+    def _measured(self) -> Recording:
+        """The last scan, with all its rows measured."""
+        recording = self._session.last
+        if recording.scan is None or recording.frames.n_rows != recording.n_rows:
             self._measure()
-            recording = self._session.last
-            if not (recording.frames.complete or recording.can_be_shown):
-                return None, rest  # more rows will tell
-            parameters = recording.parameters(self._session.held, {})
-            return recording.show(parameters, self._n_iterations, self._random_state), rest
+        return recording
 
     def _measure(self) -> None:
         self._session.measure()
@@ -552,14 +563,3 @@ class PtychographyTuner:
                 random_state=self._random_state,
             )
         return self._search
-
-
-def _check_options(n_iterations, n_trial_iterations, n_trials, pictures, picture_score) -> None:
-    check_count("n_iterations", n_iterations)
-    check_count("n_trial_iterations", n_trial_iterations)
-    if n_trials != 0 and n_trials is not None:
-        check_count("n_trials", n_trials)
-    if not all(0 < part <= 1 for part in pictures) or sorted(pictures) != list(pictures):
-        raise ValueError(f"pictures={pictures!r}: parts of a scan, above 0 and rising to 1.")
-    if not (picture_score in ("frc", None) or callable(picture_score)):
-        raise ValueError(f"picture_score={picture_score!r}: 'frc', None or a function is needed.")

@@ -35,7 +35,7 @@ def to_py4dstem(signal: Any) -> Any:
 MixedstateMultislicePtychography
         Of a reconstruction, in the state in which py4DSTEM reads one from a file: ``visualize()``,
         ``object_cropped``, ``object_fft``, ``probe_centered``, ``positions`` and
-        ``error_iterations`` work. It has no data, and to go on with ``reconstruct()`` it needs some.
+        ``error_iterations`` work. It has no data, and needs some to go on with ``reconstruct()``.
 
     Raises
     ------

@@ -61,3 +61,21 @@ def test_shapes_that_do_not_fit():
     with pytest.raises(DataError, match="real numbers, not complex"):
         frames.add(block(1, 4, 5, dtype=complex))
     assert frames.n_frames == 4
+
+
+def test_a_bad_frame_of_the_next_scan_leaves_this_one_as_it_was():
+    frames = Frames((2, 3))
+    frames.add(block(4, 4, 5, dtype=float))
+    bad = block(4, 4, 5, dtype=float)
+    bad[3, 0, 0] = np.nan
+    with pytest.raises(DataError, match="Frame 7"):
+        frames.add(bad)
+    assert frames.n_frames == 4
+    assert frames.add(np.nan_to_num(bad)).shape == (2, 4, 5)
+
+
+def test_lists_of_rows():
+    frames = Frames((4, 3))
+    frames.add([block(3, 4, 5), block(3, 4, 5)])
+    frames.add([block(3, 4, 5)])
+    assert frames.n_rows == 3

@@ -80,12 +80,35 @@ def test_limits_of_the_instrument():
             read_limits({"defocus": bad})
 
 
+def test_limits_of_a_rotation_of_a_whole_turn():
+    offsets = {"scan_rotation": Value(5.0, 0.1)}
+    found = next_settings({"scan_rotation": 0.0}, {}, offsets, {"scan_rotation": (0, 360)})
+    assert found.settings["scan_rotation"] == 355 and not found.notes
+    found = next_settings({"scan_rotation": 0.0}, {}, offsets, {"scan_rotation": (20, 358)})
+    assert found.settings["scan_rotation"] == 355 and not found.notes
+    found = next_settings({"scan_rotation": 0.0}, {}, offsets, {"scan_rotation": (20, 340)})
+    assert found.settings["scan_rotation"] == 340 and found.notes
+
+
+def test_one_setting_at_its_limit_and_another_done():
+    offsets = {"defocus": Value(97.0, 3.0), "scan_rotation": Value(0.05, 0.1)}
+    target = {"defocus": 200.0, "scan_rotation": 0.0}
+    asked = {"defocus": np.float32(150), "scan_rotation": 0.0}
+    found = next_settings(target, asked, offsets, {"defocus": (150, 400)})
+    assert set(found.corrections) == {"defocus", "scan_rotation"}
+    assert "cannot come closer" in reason_to_stop(found, None, 0.01)
+
+
 def test_target_from_a_design_study():
     best = {"dose": 1e4, "defocus": 300, "scan_step": 0.8}
     assert read_target(SimpleNamespace(best_parameters=[best])) == best
     assert read_target(SimpleNamespace(best_parameters=best)) == best
     with pytest.raises(ParameterError, match="settings for 2 doses"):
         read_target(SimpleNamespace(best_parameters=[best, best]))
+    with pytest.raises(ParameterError, match="defocus='300' is not a number"):
+        read_target({"defocus": "300"})
+    with pytest.raises(ParameterError, match="no setting 'defocs'"):
+        read_limits({"defocs": (0, 1)})
     with pytest.raises(ParameterError, match="dictionary of settings"):
         read_target(300)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import zarr
 
-from hs_autoptycho.inline.store import find_patterns, follow, wait_for_scan
+from hs_autoptycho.inline.store import find_patterns, follow, shape_of_scan, wait_for_scan
 from hs_autoptycho.ptycho.loading import DataError
 
 ROWS = np.random.default_rng(0).poisson(1.0, (7, 3, 4, 6)).astype(np.uint8) + 1
@@ -130,3 +130,11 @@ def test_a_zspy_file_brings_its_calibration(tmp_path):
     assert find_patterns(tmp_path / "scan.zspy").shape == ROWS.shape
     zarr.save(str(tmp_path / "plain.zarr"), ROWS)
     assert wait_for_scan(tmp_path / "plain.zarr") is None
+    assert shape_of_scan(tmp_path / "plain.zarr") == (7, 3)
+
+
+def test_a_store_of_another_shape(tmp_path):
+    zarr.save(str(tmp_path / "plain.zarr"), ROWS)
+    for shape in ((7, 5), (6, 3)):
+        with pytest.raises(DataError, match="7 rows of 3 patterns, but `scan_shape` says"):
+            collected(tmp_path / "plain.zarr", Writer(), scan_shape=shape)
