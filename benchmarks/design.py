@@ -102,7 +102,7 @@ def judge(design, settings: dict[str, float], dose: float, pairs) -> dict[str, l
             seen = resolved_pairs(
                 result.phase,
                 pairs,
-                pixel=experiment.simulation.instrument.object_pixel[0],
+                pixel=experiment.simulation.instrument.object_pixel,
                 origin=tuple(experiment.image_origin),
                 dip=dip,
             )

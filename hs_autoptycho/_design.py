@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from hs_autoptycho._potential import read_potential
+from hs_autoptycho._potential import depth_note, read_potential
 from hs_autoptycho._running import check_count, check_seed, progressbar, versions
+from hs_autoptycho.design.final import final_images, lost_doses, notes_before, thin_doses
 from hs_autoptycho.design.instrument import Instrument
 from hs_autoptycho.design.options import (
     check_possible,
     check_repeats,
+    check_running,
     choose,
     default_pixel,
     edge_margin,
     read_doses,
     read_field,
+    read_instrument,
     read_reconstruction,
     read_reference,
     read_settings,
@@ -37,9 +40,6 @@ from hs_autoptycho.tuning.tuner import tune
 _logger = logging.getLogger(__name__)
 
 _VERSIONS = ("hs_autoptycho", "hyperspy", "numpy", "scipy", "numba", "scikit-optimize")
-
-# a score that changes by more with twice the passes was not settled
-_SETTLED = 0.01
 
 
 def design_experiment(
@@ -86,8 +86,9 @@ def design_experiment(
     potential
         The specimen. A HyperSpy ``Signal2D`` with square pixels in Å or nm, ``(| x, y)``
         projected along the beam, or ``(depth | x, y)`` with the depths of the slices on the
-        navigation axis; or an ase ``Atoms``, of which abTEM makes the projected potential (the
-        beam goes along z; periodic cells have to be repeated to the size that is needed).
+        navigation axis; or an ase ``Atoms``, of which abTEM makes the potential, in one slice if
+        `slice_thickness` is not given (the beam goes along z; periodic cells have to be repeated to
+        the size that is needed).
     dose
         Electrons per Å², one number or several. Several doses are done from the highest to the
         lowest, and each starts from what the ones before have taught.
@@ -105,12 +106,15 @@ def design_experiment(
         ``"phase"`` (rad) or ``"potential"`` (V Å), what the values of the signal are. Default: from
         its ``metadata.Signal.quantity``, which has to name rad or V.
     slice_thickness
-        Distance of the slices in Å where the navigation axis has no unit of length.
+        Distance of the slices in Å where the navigation axis has no unit of length, and that of
+        the slices that atoms are cut into.
     beam_energy
         In keV. Default: 80.
     field_of_view
         Scanned field in Å, a number or (y, x), in the middle of the potential. Default: all of the
-        potential but half a window of the probe on every side.
+        potential but half a window of the probe on every side. Near the rim there is less than the
+        dose, for part of a wide probe falls beyond it: make the field much wider than the probe. A
+        note says if best or reference give the compared area less than 95 % of the dose.
     detector_shape
         (k_y, k_x) in pixels, even. Default: (128, 128).
     reciprocal_pixel
@@ -171,7 +175,8 @@ def design_experiment(
         possible at one of the doses, or the reference is not: less than an electron a pattern, a
         probe wider than its window, a step that leaves no overlap, more data or time than allowed.
     ParameterError
-        For a range or a parameter of the reconstruction that makes no sense.
+        For a range or a parameter of the reconstruction that makes no sense, before anything is
+        computed.
     StudyError
         If the file is of another design.
     TuningError
@@ -220,28 +225,24 @@ def design_experiment(
     dimensions, held, aberrations = read_settings(parameters, fixed)
     reference = read_reference(reference)
     check_repeats(n_repeats, n_trials, reference)
+    check_running(callback, client)
     told = read_reconstruction(reconstruction, aberrations)
+    common = read_instrument(
+        beam_energy=beam_energy,
+        detector_shape=detector_shape,
+        aberrations=aberrations,
+        source_size=source_size,
+        focal_spread=focal_spread,
+        position_jitter=position_jitter,
+        count_limit=count_limit,
+        dwell_time=dwell_time,
+        max_scan_time=max_scan_time,
+        max_data_size=max_data_size,
+    )
     specimen = read_potential(
-        potential, beam_energy, quantity=quantity, slice_thickness=slice_thickness
+        potential, common["beam_energy"], quantity=quantity, slice_thickness=slice_thickness
     )
     notes: list[str] = []
-    common = {
-        "beam_energy": float(beam_energy),
-        "detector_shape": tuple(int(n) if n == int(n) else n for n in detector_shape),
-        "aberrations": aberrations,
-        "source_size": float(source_size),
-        "focal_spread": float(focal_spread),
-        "position_jitter": float(position_jitter),
-        "count_limit": None if count_limit is None else int(count_limit),
-        **{
-            name: None if value is None else float(value)
-            for name, value in (
-                ("dwell_time", dwell_time),
-                ("max_scan_time", max_scan_time),
-                ("max_data_size", max_data_size),
-            )
-        },
-    }
     if reciprocal_pixel is None:
         reciprocal_pixel = default_pixel(common, dimensions, held, reference)
         notes.append(
@@ -259,6 +260,8 @@ def design_experiment(
         told,
         edge_margin(dimensions, held, reference),
     )
+    middle = {**held, **{d.name: d.value(0.5) for d in dimensions}}
+    objective.check(middle if reference is None else reference)
     plan = DesignStrategy(
         strategy,
         dimensions,
@@ -271,10 +274,18 @@ def design_experiment(
         reference,
         random_state,
     )
+    notes += notes_before(objective, plan)
+    highest = {**held, **{d.name: d.high for d in dimensions}}
+    notes += depth_note(potential, specimen, instrument.wavelength, highest["convergence_angle"])
     header = {
         "fingerprint": fingerprint(
             np.ascontiguousarray(specimen.phases, np.float32), specimen.phases.shape[-2:]
         ),
+        "specimen": {
+            "pixel": float(specimen.pixel),
+            "spacings": [float(v) for v in specimen.spacings],
+            "origin": [float(v) for v in specimen.origin],
+        },
         "objective": objective.name,
         "strategy": strategy,
         "space": {d.name: d.to_dict() for d in dimensions},
@@ -290,11 +301,11 @@ def design_experiment(
         "versions": versions(_VERSIONS),
     }
     executor = InProcess(objective, {}) if client is None else Distributed(objective, {}, client)
-    total = n_trials * len(doses)
     with (
         Study.open(study, header) as journal,
-        progressbar(total, "Design", show_progressbar) as bar,
+        progressbar(n_trials * len(doses), "Design", show_progressbar) as bar,
     ):
+        bar.total = len(journal.trials) + plan.missing(journal.trials)
         bar.update(len(journal.trials))
 
         def update(trial, best) -> bool | None:
@@ -304,13 +315,18 @@ def design_experiment(
 
         found = tune(plan, executor, journal, callback=update)
     status = "completed"
-    if found.interrupted or plan.propose(found.trials, []) is not None:
+    missing = plan.missing(found.trials)
+    if found.interrupted or missing:
         status = "interrupted"
-        notes.append(f"Ended after {len(found.trials)} of {total} trials.")
+        n = len(found.trials)
+        notes.append(f"Ended after {n} of {n + missing} trials.")
     reached = [d for d in doses if plan.best_at(d, found.trials) is not None]
-    images, said = _final_images(
-        objective, plan, reached, found.trials, n_iterations, check=status == "completed"
+    notes += lost_doses(doses, reached, found.trials)
+    notes += thin_doses(plan, reached, found.trials, objective.margin)
+    images, said, stopped = final_images(
+        objective, plan, reached, found.trials, check=status == "completed"
     )
+    status = "interrupted" if stopped else status
     notes += said
     for note in notes:
         _logger.info(note)
@@ -334,37 +350,3 @@ def design_experiment(
         versions=header["versions"],
         notes=notes,
     )
-
-
-def _final_images(objective, plan, doses, trials, n_iterations, *, check):
-    """Reconstructions (dose, 2, Y, X) of best and reference, and what to doubt.
-
-    They are those of the first repeats, made once more; with `check` they go on for as many passes
-    again, to see whether scores had settled.
-    """
-    images = np.full((len(doses), 2, *objective.image_shape), np.nan, np.float32)
-    notes: list[str] = []
-    try:
-        for i, dose in enumerate(doses):
-            wanted = [("best", plan.best_at(dose, trials).parameters)]
-            if plan.reference is not None:
-                wanted.append(("reference", plan.reference))
-            for j, (name, settings) in enumerate(wanted):
-                repeats = plan.repeats(settings, dose, trials)
-                seed = repeats[0].seed if repeats else plan.random_state
-                outcome = objective.run(
-                    settings, dose, n_iterations=n_iterations, random_state=seed, twice=check
-                )
-                images[i, j] = outcome.phase
-                before, after = (s.get(objective.score) for s in (outcome.scores, outcome.later))
-                if before is None or after is None or abs(after - before) <= _SETTLED:
-                    continue
-                why = "too few to compare settings" if after > before else "enough: more fit noise"
-                notes.append(
-                    f"At {dose:g} e/Å² twice the passes change the {objective.score} of the {name} "
-                    f"settings from {before:.3f} to {after:.3f}: n_iterations={n_iterations} is "
-                    f"{why}."
-                )
-    except KeyboardInterrupt:
-        notes.append("Interrupted: some reconstructions were not made.")
-    return images, notes

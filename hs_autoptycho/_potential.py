@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import numbers
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,9 @@ def read_potential(
 ) -> Specimen:
     """A specimen from a HyperSpy signal or ase's atoms; see `design_experiment`."""
     if hasattr(potential, "get_positions") and hasattr(potential, "get_cell"):
-        return _from_atoms(potential, beam_energy)
+        if quantity is not None:
+            raise DesignError("quantity is that of a signal's values, and atoms have none.")
+        return _from_atoms(potential, beam_energy, slice_thickness)
     if not hasattr(potential, "axes_manager"):
         raise TypeError(
             f"potential is a HyperSpy Signal2D or an ase Atoms, not {type(potential).__name__}."
@@ -62,6 +66,20 @@ def read_potential(
     return Specimen(data, float(np.mean(pixels)), spacings, (float(origin[0]), float(origin[1])))
 
 
+def depth_note(potential: Any, specimen: Specimen, wavelength: float, angle: float) -> list[str]:
+    """A sentence if atoms in one slice are thicker than the depth of focus at an angle in mrad."""
+    if not hasattr(potential, "get_positions") or specimen.spacings:
+        return []
+    thickness = float(np.ptp(np.asarray(potential.get_positions())[:, 2]))
+    depth = wavelength / (angle * 1e-3) ** 2
+    if thickness <= depth:
+        return []
+    return [
+        f"The atoms are {thickness:.0f} Å thick, more than the depth of focus of {depth:.0f} Å at "
+        f"{angle:.4g} mrad, and were projected onto one slice: give slice_thickness."
+    ]
+
+
 def _length_factor(axis: Any) -> float:
     """Å a unit of an axis of the signal."""
     if not axis.is_uniform:
@@ -80,15 +98,18 @@ def _length_factor(axis: Any) -> float:
 
 def _spacings(axis: Any, slice_thickness: float | None) -> tuple[float, ...]:
     """Distances of the slices in Å."""
+    if axis.size == 1:
+        return ()
     if slice_thickness is not None:
-        if not slice_thickness > 0:
-            raise DesignError(f"slice_thickness={slice_thickness}: a length in Å is needed.")
-        return (float(slice_thickness),) * (axis.size - 1)
+        _check_thickness(slice_thickness)
+    given = None if slice_thickness is None else (float(slice_thickness),) * (axis.size - 1)
     try:
         unit = read_unit(axis.units)
     except UnitError as error:
         raise DesignError(f"potential: axis {axis.name}: {error}.") from error
     if unit.kind != "length":
+        if given is not None:
+            return given
         raise DesignError(
             f"potential: the slices' axis {axis.name} has units {axis.units!r}: set axis.units = "
             '"Å" and axis.scale to their distance, or give slice_thickness.'
@@ -96,15 +117,26 @@ def _spacings(axis: Any, slice_thickness: float | None) -> tuple[float, ...]:
     steps = np.diff(axis.axis) * unit.factor
     if np.any(steps <= 0):
         raise DesignError("potential: the depths of the slices have to rise, along the beam.")
+    if given is not None and not np.allclose(steps, given, rtol=1e-3):
+        raise DesignError(
+            f"slice_thickness={slice_thickness:g} Å, but the slices' axis {axis.name} says "
+            f"{min(steps):.4g} to {max(steps):.4g} Å: leave one of the two out."
+        )
     return tuple(float(v) for v in steps)
+
+
+def _check_thickness(value: Any) -> None:
+    if not (isinstance(value, numbers.Real) and math.isfinite(value) and value > 0):
+        raise DesignError(f"slice_thickness={value!r}: a length in Å is needed.")
 
 
 def _quantity(potential: Any, quantity: str | None) -> str:
     if quantity is not None:
         choose("quantity", quantity, ("phase", "potential"))
         return quantity
-    text = potential.metadata.get_item("Signal.quantity", default="")
-    unit = str(text).rpartition("(")[2].rstrip(") ")
+    text = str(potential.metadata.get_item("Signal.quantity", default=""))
+    # one letter for all three of Unicode's Å
+    unit = unicodedata.normalize("NFKC", text).rpartition("(")[2].rstrip(") ")
     if unit in ("rad", "radian", "radians"):
         return "phase"
     if unit.replace("·", " ").replace("*", " ").split() in (["V", "Å"], ["V", "A"]):
@@ -115,8 +147,10 @@ def _quantity(potential: Any, quantity: str | None) -> str:
     )
 
 
-def _from_atoms(atoms: Any, beam_energy: float) -> Specimen:
-    """The projected potential of ase's atoms, by abTEM."""
+def _from_atoms(atoms: Any, beam_energy: float, slice_thickness: float | None) -> Specimen:
+    """The potential of ase's atoms by abTEM, in slices of this thickness at most or in one."""
+    if slice_thickness is not None:
+        _check_thickness(slice_thickness)
     try:
         import abtem
     except ImportError as error:
@@ -137,7 +171,12 @@ def _from_atoms(atoms: Any, beam_energy: float) -> Specimen:
         pixel = min(size) / math.ceil(min(size) / (_ATOMS_PIXEL / 4))
         gpts = [max(1, round(v / pixel)) for v in size]
     built = abtem.Potential(
-        atoms, gpts=tuple(gpts), slice_thickness=float(cell[2, 2]), projection="infinite"
-    )
-    array = np.asarray(built.build(lazy=False).project().array, float).T  # abTEM's is (x, y)
-    return Specimen((array * interaction_parameter(beam_energy))[None], float(pixel))
+        atoms,
+        gpts=tuple(gpts),
+        slice_thickness=min(float(slice_thickness or math.inf), float(cell[2, 2])),
+        projection="infinite",
+    ).build(lazy=False)
+    phases = np.asarray(built.array, float).swapaxes(1, 2)  # abTEM's is (slices, x, y)
+    thicknesses = np.asarray(built.slice_thickness, float)
+    spacings = tuple(float(v) for v in (thicknesses[1:] + thicknesses[:-1]) / 2)
+    return Specimen(phases * interaction_parameter(beam_energy), float(pixel), spacings)

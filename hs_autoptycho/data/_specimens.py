@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial import cKDTree
 
+from hs_autoptycho._units import read_unit
+
 from . import _multislice
 from ._twisted_bilayer_mos2 import _PADDING, load_specimen
 
@@ -150,12 +152,13 @@ def atom_pairs(
     Returns
     -------
     numpy.ndarray
-        float64 (pairs, 2, 2): pair, atom, (y, x) in Å, in the frame of the signal's axes.
+        float64 (pairs, 2, 2): pair, atom, (y, x) in Å, in the frame of the signal's axes, whatever
+        their units.
 
     Raises
     ------
     ValueError
-        If the signal does not know its atoms.
+        If the signal does not know its atoms, or its axes have no unit of length.
     """
     item = potential.metadata.get_item("Specimen.positions")
     if item is None:
@@ -168,11 +171,17 @@ def atom_pairs(
     pairs = tree.query_pairs(distance + tolerance, output_type="ndarray")
     ends = columns[pairs]
     apart = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1)
-    third = tree.query(ends.mean(axis=1), k=3)[0][:, 2]
+    distances, nearest = tree.query(ends.mean(axis=1), k=3)
+    # of three columns one at least is not of the pair
+    own = (nearest[..., None] == pairs[:, None]).any(axis=-1)
+    third = np.where(own, np.inf, distances).min(axis=1)
     kept = (apart >= distance - tolerance) & (third >= isolation)
     x, y = potential.axes_manager.signal_axes
     for axis, values in ((x, ends[..., 1]), (y, ends[..., 0])):
-        low, high = axis.axis[0], axis.axis[-1]
+        unit = read_unit(axis.units)
+        if unit.kind != "length":
+            raise ValueError(f"axis {axis.name} has units {axis.units!r}, and a length is needed")
+        low, high = axis.axis[0] * unit.factor, axis.axis[-1] * unit.factor
         kept &= np.all((values >= low) & (values <= high), axis=1)
     return ends[kept]
 

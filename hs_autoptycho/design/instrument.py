@@ -18,6 +18,16 @@ SETTINGS = ("scan_step", "defocus", "convergence_angle")
 LARGEST_PROBE = 0.8
 # bytes of a recorded pixel where the detector has no count limit
 _BYTES = 2
+# kinds of complaints
+_FAULTS = {
+    "dose": "less than an electron a pattern",
+    "disk": "a disk beyond the detector",
+    "window": "a probe wider than its window allows",
+    "overlap": "no overlap of probes",
+    "field": "fewer than 2 × 2 positions",
+    "size": "more data than max_data_size",
+    "time": "longer than max_scan_time",
+}
 # rays of a probe: radii and azimuths
 _RADII, _AZIMUTHS = 8, 16
 
@@ -179,6 +189,10 @@ class Instrument:
             ``scan_step`` (Å), ``defocus`` (Å) and ``convergence_angle`` (mrad).
         """
         return next((text for _, text in self._complaints(dose, settings)), None)
+
+    def faults(self, dose: float, settings: Mapping[str, float]) -> list[str]:
+        """What is wrong with an experiment, in short; arguments as for `complaint`."""
+        return [_FAULTS[kind] for kind, _ in self._complaints(dose, settings)]
 
     def _complaints(self, dose: float, settings: Mapping[str, float]) -> Iterator[tuple[str, str]]:
         """What is wrong, the kind of the fault and a sentence; one after the other."""

@@ -7,6 +7,9 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from hs_autoptycho._quantities import QUANTITIES
 from hs_autoptycho.design.instrument import LARGEST_PROBE, SETTINGS, DesignError, Instrument
 from hs_autoptycho.design.sample import Specimen
 from hs_autoptycho.design.search import Possible
@@ -31,7 +34,7 @@ _ROUND = 1e-6
 
 def read_doses(dose: Any) -> tuple[float, ...]:
     """Highest first."""
-    values = [dose] if isinstance(dose, numbers.Real) else list(dose)
+    values = list(np.atleast_1d(np.asarray(dose, object)))
     good = all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in values)
     if not values or not good or not all(math.isfinite(v) and v > 0 for v in values):
         raise DesignError(f"dose={dose!r}: numbers of electrons per Å² above 0 are needed.")
@@ -64,6 +67,8 @@ def read_settings(
     parameters = DEFAULT_PARAMETERS if parameters is None else parameters
     if not isinstance(parameters, Mapping):
         raise DesignError(f"parameters: a dictionary of ranges is needed, not {parameters!r}.")
+    if fixed is not None and not isinstance(fixed, Mapping):
+        raise DesignError(f"fixed: a dictionary of settings is needed, not {fixed!r}.")
     fixed = dict(fixed or {})
     for where, names, known in (
         ("parameters", parameters, SETTINGS),
@@ -98,6 +103,10 @@ def read_settings(
 
 def read_reconstruction(reconstruction: Any, aberrations: Mapping[str, float]) -> dict[str, Any]:
     """Parameters of the engine."""
+    if reconstruction is not None and not isinstance(reconstruction, Mapping):
+        raise DesignError(
+            f"reconstruction: a dictionary of parameters is needed, not {reconstruction!r}."
+        )
     told = check_parameters(dict(reconstruction or {}))
     for name in (*SETTINGS, *aberrations, "beam_energy", "reciprocal_pixel"):
         if name in told:
@@ -115,6 +124,53 @@ def read_reference(reference: Any) -> dict[str, float] | None:
         )
     checked = check_parameters(reference)
     return {name: float(checked[name]) for name in SETTINGS}
+
+
+def check_running(callback: Any, client: Any) -> None:
+    """Raise a TypeError for what cannot be called, and for what is no client."""
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback={callback!r} cannot be called: a function is needed.")
+    if client is not None and not hasattr(client, "scatter"):
+        raise TypeError(
+            f"client={client!r}: a client is needed, distributed.Client(address) makes one."
+        )
+
+
+def read_instrument(**values: Any) -> dict[str, Any]:
+    """What the instrument is made of, in plain Python types; field and pixel come later."""
+    out = dict(values)
+    complaint = QUANTITIES["beam_energy"].complaint(values["beam_energy"])
+    if complaint:
+        raise DesignError(f"beam_energy: {complaint}.")
+    out["beam_energy"] = float(values["beam_energy"])
+    shape = values["detector_shape"]
+    if np.shape(shape) != (2,) or not all(_is_whole(n) for n in shape):
+        raise DesignError(
+            f"detector_shape={shape!r}: two even numbers of at least 8 are needed, (ky, kx)."
+        )
+    out["detector_shape"] = tuple(int(n) for n in shape)
+    for name in ("source_size", "focal_spread", "position_jitter"):
+        if not _is_number(values[name]):
+            raise DesignError(f"{name}={values[name]!r}: a length in Å is needed.")
+        out[name] = float(values[name])
+    for name in ("dwell_time", "max_scan_time", "max_data_size"):
+        value = values[name]
+        if value is not None and not _is_number(value):
+            raise DesignError(f"{name}={value!r}: a number above 0 is needed, or None.")
+        out[name] = None if value is None else float(value)
+    limit = values["count_limit"]
+    if limit is not None and not (_is_whole(limit) and limit >= 1):
+        raise DesignError(f"count_limit={limit!r}: a whole number above 0 is needed, or None.")
+    out["count_limit"] = None if limit is None else int(limit)
+    return out
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_number(value) and float(value).is_integer()
 
 
 def default_pixel(common, dimensions, held, reference) -> float:

@@ -43,7 +43,7 @@ def resolved_pairs(
     image: np.ndarray,
     pairs: np.ndarray,
     *,
-    pixel: float,
+    pixel: float | tuple[float, float],
     origin: tuple[float, float] = (0.0, 0.0),
     dip: float = RAYLEIGH_DIP,
     blur: float = 0.0,
@@ -62,7 +62,7 @@ def resolved_pairs(
     pairs
         (pairs, 2, 2): pair, atom, (y, x) in Å, as :func:`hs_autoptycho.data.atom_pairs` gives them.
     pixel
-        In Å.
+        In Å, a number or (y, x).
     origin
         (y, x) of pixel [0, 0] in Å.
     dip
@@ -75,13 +75,16 @@ def resolved_pairs(
     Raises
     ------
     ValueError
-        If no pair lies within the image.
+        If no pair lies within the image, or that has values that are not finite.
     """
     image = np.asarray(image, float)
+    if not np.all(np.isfinite(image)):
+        raise ValueError("the image has values that are not finite: nothing can be said of it")
+    pixel = np.broadcast_to(np.asarray(pixel, float), (2,))
     if blur > 0:
         image = gaussian_filter(image, blur / pixel)
-    ends = (np.asarray(pairs, float) - origin) / pixel
-    last = np.array(image.shape) - 1
+    ends = np.asarray(pairs, float) - origin
+    last = (np.array(image.shape) - 1) * pixel
     ends = ends[np.all((ends >= 0) & (ends <= last), axis=(1, 2))]
     if not len(ends):
         raise ValueError("no pair of atoms lies within the image")
@@ -91,8 +94,9 @@ def resolved_pairs(
     arm = half[:, None] * np.column_stack([np.sin(angle), np.cos(angle)])
     middle = half.max() + generator.random(arm.shape) * (last - 2 * half.max())
     zero = np.percentile(image, _ZERO)
-    fraction = _are_two(image - zero, ends, dip).mean()
-    chance = _are_two(image - zero, np.stack([middle - arm, middle + arm], axis=1), dip).mean()
+    fraction = _are_two(image - zero, ends / pixel, dip).mean()
+    anywhere = np.stack([middle - arm, middle + arm], axis=1)
+    chance = _are_two(image - zero, anywhere / pixel, dip).mean()
     return Resolved(float(fraction), float(chance), len(ends))
 
 

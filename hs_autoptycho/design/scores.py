@@ -29,8 +29,9 @@ def registered(wave: np.ndarray, truth: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     wave
-        Transmission function, complex (Y + 2 by, X + 2 bx): the area of `truth` and a border of
-        (by, bx) pixels around it, which is as far as a shift is looked for.
+        Transmission function, complex (Y + 2 by, X + 2 bx) or (slices, …): the area of `truth` and
+        a border of (by, bx) pixels around it, which is as far as a shift is looked for. Slices'
+        phases are summed up: those of their product would wrap earlier.
     truth
         True phase in rad, float (Y, X).
 
@@ -44,17 +45,17 @@ def registered(wave: np.ndarray, truth: np.ndarray) -> np.ndarray:
     ValueError
         If the shapes do not fit each other.
     """
-    borders = np.subtract(wave.shape, truth.shape)
-    if wave.ndim != 2 or truth.ndim != 2 or np.any(borders < 0) or np.any(borders % 2):
+    borders = np.subtract(wave.shape[-2:], truth.shape)
+    if wave.ndim not in (2, 3) or truth.ndim != 2 or np.any(borders < 0) or np.any(borders % 2):
         raise ValueError(
             f"wave {wave.shape} has to be truth {truth.shape} and the same border on both sides"
         )
     if not np.all(np.isfinite(wave)):
         return np.full(truth.shape, np.nan)
     reach = borders // 2
-    inside = np.zeros(wave.shape, bool)
-    inside[reach[0] : wave.shape[0] - reach[0], reach[1] : wave.shape[1] - reach[1]] = True
-    phase = _above_most(_phase_without_ramp(wave, inside))
+    slices = wave.reshape(-1, *wave.shape[-2:])
+    inside = np.pad(np.ones(truth.shape, bool), [(n, n) for n in reach])
+    phase = sum(_above_most(_phase_without_ramp(w, inside)) for w in slices)
     target = without_plane(truth)
     # the nearest whole pixel: all shifts at once
     flat = without_plane(phase)

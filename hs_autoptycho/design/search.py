@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -57,11 +58,15 @@ class Possible:
         """Whether each of the places is possible."""
         return self.instrument.possible(self.dose, self.settings(places))
 
-    def check(self) -> None:
-        """Raise a DesignError that says why, if nothing is possible."""
+    def candidates(self) -> np.ndarray:
+        """Many places (points, dimensions), possible or not; the corners are the last."""
         places = _sequence(len(self.dimensions), _LAST_POWER - 2, 0)
         corners = np.stack(np.meshgrid(*[[0.0, 1.0]] * len(self.dimensions)), -1)
-        places = np.vstack([places, corners.reshape(-1, len(self.dimensions))])
+        return np.vstack([places, corners.reshape(-1, len(self.dimensions))])
+
+    def check(self) -> None:
+        """Raise a DesignError that says why, if nothing is possible."""
+        places = self.candidates()
         if self(places).any():
             return
         settings = self.settings(places[-512:])
@@ -78,6 +83,23 @@ class Possible:
         )
 
 
+def excluded(
+    dimensions: Sequence[Dimension],
+    held: Mapping[str, float],
+    instrument: Instrument,
+    dose: float,
+) -> dict[str, float]:
+    """What part of the ranges each limit makes impossible at a dose, if 1 % or more."""
+    possible = Possible(dimensions, held, instrument, dose)
+    places = _sequence(len(dimensions), _FIRST_POWER - 1, 0)
+    settings = possible.settings(places)
+    counts: Counter[str] = Counter()
+    for i in np.flatnonzero(~possible(places)):
+        counts.update(instrument.faults(dose, {name: v[i] for name, v in settings.items()}))
+    parts = {kind: n / len(places) for kind, n in counts.most_common()}
+    return {kind: part for kind, part in parts.items() if part >= 0.01}
+
+
 class _OnlyPossible:
     """What keeps a sampler to possible points; goes before it in the order of inheritance."""
 
@@ -91,16 +113,16 @@ class _OnlyPossible:
         return self.possible.instrument.complaint(self.possible.dose, settings) is None
 
     def _sobol(self, number: int) -> np.ndarray:
-        """A possible place of a scrambled Sobol sequence."""
+        """A possible place of a scrambled Sobol sequence; one again where few are possible."""
         for power in range(_FIRST_POWER, _LAST_POWER + 1):
             places = _sequence(len(self.dimensions), power, self.random_state)
             places = places[self.possible(places)]
             if len(places) > number:
                 return places[number]
-        raise DesignError(
-            f"hardly anything in the ranges is possible at {self.possible.dose:g} e/Å²: "
-            "narrower ranges are needed"
-        )
+        # what `Possible.check` has found is there
+        few = self.possible.candidates()
+        places = np.vstack([places, few[self.possible(few)]])
+        return places[number % len(places)]
 
     def _untried(self, tried, random) -> dict[str, Any]:
         return self._point(self._random_place(random))
@@ -235,6 +257,26 @@ class DesignStrategy:
         wanted = {"dose": dose, **{name: settings[name] for name in SETTINGS}}
         return [t for t in done if t.purpose == "repeat" and t.parameters == wanted]
 
+    def missing(self, done: Sequence[Trial]) -> int:
+        """How many trials are still to be done."""
+        total = 0
+        for dose in self.doses:
+            left = max(0, self.n_search - len(searched(done, dose)))
+            # while the search goes on, its best is not known
+            best = None if left else self.best_at(dose, done)
+            total += left + (self.n_repeats if left else 0)
+            total += len(self._to_repeat(dose, best, done))
+        return total
+
+    def _to_repeat(self, dose, best, done) -> list[Mapping[str, float]]:
+        """Settings of the repeats that a dose lacks."""
+        wanted = [] if best is None else [best.parameters]
+        wanted += [] if self.reference is None else [self.reference]
+        n = self.n_repeats
+        if len(wanted) == 2 and all(wanted[0][name] == wanted[1][name] for name in SETTINGS):
+            wanted, n = wanted[:1], 2 * n
+        return [s for s in wanted for _ in range(n - len(self.repeats(s, dose, done)))]
+
     def _next(self, dose, done, pending) -> tuple[Mapping[str, float] | None, str]:
         """Settings and purpose of a dose's next trial; None if it has all, or has to wait."""
         search = searched(done, dose)
@@ -246,16 +288,8 @@ class DesignStrategy:
                 return {**self.held, **point}, "search"
         if waiting:
             return None, ""
-        best = self.best_at(dose, done)
-        wanted = [] if best is None else [best.parameters]
-        wanted += [] if self.reference is None else [self.reference]
-        for settings in wanted:
-            made = self.repeats(settings, dose, [*done, *pending])
-            # where both are the same, there are twice as many
-            same = [s for s in wanted if all(s[n] == settings[n] for n in SETTINGS)]
-            if len(made) < self.n_repeats * len(same):
-                return settings, "repeat"
-        return None, ""
+        repeats = self._to_repeat(dose, self.best_at(dose, done), [*done, *pending])
+        return (repeats[0], "repeat") if repeats else (None, "")
 
     def _point(self, trial: Trial) -> dict[str, float]:
         return {d.name: trial.parameters[d.name] for d in self.dimensions}

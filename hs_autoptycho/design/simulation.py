@@ -134,7 +134,9 @@ class Simulation:
             expected = self.expected(settings, positions[start : start + _BLOCK])
             counts = noise.poisson(expected * np.float64(electrons))
             counts = counts if limit is None else np.minimum(counts, limit)
-            blocks.append(counts.astype(np.min_scalar_type(int(counts.max()))))
+            # without a limit the largest number of a type must not occur: it means saturation
+            largest = int(counts.max()) + (limit is None)
+            blocks.append(counts.astype(np.min_scalar_type(largest)))
         return np.concatenate(blocks), positions
 
     def experiment(
@@ -142,10 +144,14 @@ class Simulation:
     ) -> Experiment:
         """A scan at a dose as the engine takes it; arguments as for `counts`."""
         counts, _ = self.counts(settings, dose, random_state)
+        return Experiment(counts, self.geometry(settings))
+
+    def geometry(self, settings: Mapping[str, float]) -> Geometry:
+        """What the engine knows of a scan; `settings` as for `expected`."""
         instrument = self.instrument
         angle = float(settings["convergence_angle"])
         radius = angle * 1e-3 / instrument.wavelength / instrument.reciprocal_pixel
-        geometry = Geometry(
+        return Geometry(
             beam_energy=instrument.beam_energy,
             scan_shape=instrument.scan_shape(settings["scan_step"]),
             detector_shape=instrument.detector_shape,
@@ -156,7 +162,6 @@ class Simulation:
             disk_radius=radius,
             defocus=float(settings["defocus"]),
         )
-        return Experiment(counts, geometry)
 
     def probe(self, settings: Mapping[str, float]) -> np.ndarray:
         """The probe's modes in reciprocal space, complex (modes, n, n), as the multislice has them.

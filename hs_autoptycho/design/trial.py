@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from hs_autoptycho.design.instrument import SETTINGS, DesignError
 from hs_autoptycho.design.scores import all_scores, registered
@@ -17,6 +18,7 @@ from hs_autoptycho.design.simulation import Simulation
 from hs_autoptycho.ptycho.experiment import Experiment
 from hs_autoptycho.ptycho.fft import from_planes
 from hs_autoptycho.ptycho.solver import Reconstruction
+from hs_autoptycho.ptycho.stages import make_settings
 from hs_autoptycho.tuning.scores import Score, metrics_of, status_of
 from hs_autoptycho.tuning.trial import Fidelity
 
@@ -101,10 +103,11 @@ class SimulatedExperiment:
     @cached_property
     def truth(self) -> np.ndarray:
         """The true phase in rad of what is compared, float64 (Y, X)."""
-        instrument = self.simulation.instrument
-        return self.simulation.specimen.sum_of_slices.on_grid(
-            self.image_shape, instrument.object_pixel, tuple(self.image_origin)
-        )[0]
+        pixel = self.simulation.instrument.object_pixel
+        with _one_thread():
+            return self.simulation.specimen.sum_of_slices.on_grid(
+                self.image_shape, pixel, tuple(self.image_origin)
+            )[0]
 
     def __call__(
         self,
@@ -154,6 +157,10 @@ class SimulatedExperiment:
             Whether to go on for as many passes again, and to score the object then as well.
         """
         settings = {name: float(settings[name]) for name in SETTINGS}
+        with _one_thread():
+            return self._run(settings, dose, n_iterations, random_state, twice)
+
+    def _run(self, settings, dose, n_iterations, random_state, twice) -> Outcome:
         start = time.perf_counter()
         experiment = self.simulation.experiment(settings, dose, random_state)
         simulated = time.perf_counter()
@@ -187,6 +194,13 @@ class SimulatedExperiment:
         now, later = (*scores, {}, {})[:2]
         return Outcome(reconstruction, phase, now, later, seconds)
 
+    def check(self, settings: Mapping[str, float]) -> None:
+        """Raise a ParameterError if the engine cannot do what it is told; nothing is computed."""
+        geometry = self.simulation.geometry(settings)
+        shape = (math.prod(geometry.scan_shape), *geometry.detector_shape)
+        experiment = Experiment(np.broadcast_to(np.uint8(0), shape), geometry)
+        make_settings(experiment.complete(self.parameters(settings)))
+
     def parameters(self, settings: Mapping[str, float]) -> dict[str, Any]:
         """What the engine is told: what is known of a real experiment."""
         instrument = self.simulation.instrument
@@ -202,9 +216,10 @@ class SimulatedExperiment:
         if instrument.count_limit is not None:
             known["saturation"] = instrument.count_limit
         known.update(self.reconstruction)
-        # one slice is where the middle of the specimen is
-        single = known.get("n_slices", 1) == 1
-        below = self.simulation.specimen.thickness / 2 if single else 0.0
+        # the middle of the engine's slices is where that of the specimen is; its first one is less
+        # deep, by the distances of :meth:`.Propagation.even`
+        n, thickness = known.get("n_slices", 1), known.get("thickness") or 0.0
+        below = self.simulation.specimen.thickness / 2 - (n - 1) / 2 * thickness / n
         return {"defocus": settings["defocus"] - below, **known}
 
     def _image(self, object_: np.ndarray, placement, first: np.ndarray) -> np.ndarray:
@@ -217,8 +232,12 @@ class SimulatedExperiment:
         end = corner + self.image_shape + 2 * border
         if np.any(corner < 0) or np.any(end > object_.shape[1:]):
             raise DesignError("the compared area is not within the reconstruction: larger margins")
-        wave = object_.prod(axis=0)[corner[0] : end[0], corner[1] : end[1]]
-        return registered(wave, self.truth)
+        return registered(object_[:, corner[0] : end[0], corner[1] : end[1]], self.truth)
+
+
+def _one_thread():
+    """Of the matrix products, whose sums round differently with more."""
+    return threadpool_limits(1, user_api="blas")
 
 
 def n_passes(experiment: Experiment, parameters: Mapping[str, Any], n_iterations: int) -> int:

@@ -248,7 +248,7 @@ class ExperimentDesign(RunRecord, signals.Signal2D):
         x, y
             Names of settings that were searched; without `y` there is a single row.
         n_points
-            Along each axis.
+            Along each axis, at least 2.
 
         Returns
         -------
@@ -258,8 +258,10 @@ class ExperimentDesign(RunRecord, signals.Signal2D):
         Raises
         ------
         ValueError
-            For another dose, or a setting that was not searched.
+            For another dose, a setting that was not searched, or fewer points.
         """
+        if n_points < 2:
+            raise ValueError(f"n_points={n_points}: at least 2 are needed along an axis")
         known = {d.name for d in self._space()}
         for name in (x, y):
             if name is not None and name not in known:
@@ -296,14 +298,16 @@ class ExperimentDesign(RunRecord, signals.Signal2D):
         Returns
         -------
         list of dict
-            A dose each: ``best`` and ``reference`` to what that function returns.
+            A dose each: ``best`` and ``reference`` to what that function returns, without those
+            whose reconstruction was not made.
         """
-        options = {"pixel": self._stored("pixel")[0], "origin": self._stored("origin")}
+        options = {"pixel": self._stored("pixel"), "origin": self._stored("origin")}
         stack = self.reconstructions.data
         return [
             {
                 name: resolved_pairs(image, pairs, dip=dip, blur=blur, **options)
                 for name, image in zip(_WHICH, stack[:, i], strict=False)
+                if np.isfinite(image).all()
             }
             for i in range(len(self.doses))
         ]

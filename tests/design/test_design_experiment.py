@@ -9,8 +9,6 @@ import pytest
 
 import hs_autoptycho
 from hs_autoptycho import ExperimentDesign, design_experiment
-from hs_autoptycho._potential import read_potential
-from hs_autoptycho.data._multislice import interaction_parameter
 from hs_autoptycho.design.instrument import DesignError
 from hs_autoptycho.ptycho.parameters import ParameterError
 from hs_autoptycho.tuning.study import load_study
@@ -112,6 +110,8 @@ def test_response(design):
         design.response(1e4, "energy")
     with pytest.raises(ValueError, match="both"):
         design.response(1e4, "defocus", "defocus")
+    with pytest.raises(ValueError, match="n_points=1"):
+        design.response(1e4, "defocus", n_points=1)
 
 
 def test_the_surface_is_empty_where_nothing_is_possible(phase):
@@ -142,6 +142,24 @@ def test_one_file(design, tmp_path, extension, lazy):
     np.testing.assert_array_equal(
         loaded.response(1e4, "scan_step")[0].data, design.response(1e4, "scan_step")[0].data
     )
+
+
+def test_pairs_on_the_pixels_of_the_images(design):
+    # drawn where they are: the object's pixels are 0.25 × 0.222 Å
+    drawn = design.deepcopy()
+    x, y = (axis.axis for axis in design.truth.axes_manager.signal_axes)
+    middles = [(y[5], x[8]), (y[5], x[-9]), (y[-6], x[8]), (y[-6], x[-9])]
+    pairs = np.array([[(q, p - 0.7), (q, p + 0.7)] for q, p in middles])
+    image = sum(
+        np.exp(-((y[:, None] - q) ** 2 + (x - p) ** 2) / (2 * 0.3**2))
+        for q, p in pairs.reshape(-1, 2)
+    )
+    images = np.broadcast_to(image, (2, 2, *image.shape)).astype(np.float32).copy()
+    images[0, 1, 3, 4] = np.nan  # the reference at the lowest dose was not made
+    drawn.metadata.Design.images = images
+    low, high = drawn.resolved_pairs(pairs)
+    assert list(low) == ["best"] and list(high) == ["best", "reference"]
+    assert high["reference"].n_pairs == 4 and high["reference"].fraction == 1.0
 
 
 def test_figure(design):
@@ -233,82 +251,11 @@ def test_one_setting_and_an_imperfect_microscope(phase):
 
 
 def test_more_passes_that_change_the_score_are_told(phase, monkeypatch):
-    monkeypatch.setattr("hs_autoptycho._design._SETTLED", 0.0)
+    monkeypatch.setattr("hs_autoptycho.design.final._SETTLED", 0.0)
     found = make(phase, dose=1e5, n_iterations=1, n_trials=3)
     told = [note for note in found.notes if "twice the passes change the correlation" in note]
     assert len(told) == 2
     assert "of the best settings from 0." in told[0] and "n_iterations=1 is" in told[0]
-
-
-# --- the potential ---------------------------------------------------------------------------
-
-
-def test_units_of_the_potential(phase):
-    radians = read_potential(signal_of(phase), 80.0)
-    np.testing.assert_allclose(radians.phases[0], phase)
-    assert (radians.pixel, radians.origin) == (pytest.approx(0.2), (-3.0, 5.0))
-    volts = signal_of(phase, "Projected potential (V Å)")
-    factor = interaction_parameter(80.0)
-    np.testing.assert_allclose(read_potential(volts, 80.0).phases[0], phase * factor)
-    stated = read_potential(signal_of(phase, ""), 80.0, quantity="potential")
-    np.testing.assert_allclose(stated.phases[0], phase * factor)
-    for axis in volts.axes_manager.signal_axes:
-        axis.units, axis.scale, axis.offset = "nm", axis.scale / 10, axis.offset / 10
-    in_nm = read_potential(volts, 80.0)
-    assert (in_nm.pixel, in_nm.origin) == (pytest.approx(0.2), pytest.approx((-3.0, 5.0)))
-
-
-def test_slices(phase):
-    stack = hs.signals.Signal2D(np.stack([phase, phase, 2 * phase]))
-    for axis, other in zip(
-        stack.axes_manager.signal_axes, signal_of(phase).axes_manager.signal_axes, strict=True
-    ):
-        axis.units, axis.scale = "Å", other.scale
-    with pytest.raises(DesignError, match="slice_thickness"):
-        read_potential(stack, 80.0, quantity="phase")
-    assert read_potential(stack, 80.0, quantity="phase", slice_thickness=4.0).spacings == (4.0, 4.0)
-    depth = stack.axes_manager.navigation_axes[0]
-    depth.units, depth.scale = "nm", 0.3
-    assert read_potential(stack, 80.0, quantity="phase").spacings == pytest.approx((3.0, 3.0))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda s: s.metadata.set_item("Signal.quantity", "Counts"), 'quantity="phase"'),
-        (lambda s: setattr(s.axes_manager[0], "scale", 0.3), "square"),
-        (lambda s: setattr(s.axes_manager[0], "units", "px"), r'axis\.units = "Å"'),
-        (lambda s: setattr(s.axes_manager[1], "units", "1/nm"), "a length is needed"),
-        (lambda s: s.data.__setitem__((3, 4), np.nan), "finite"),
-    ],
-)
-def test_what_is_no_potential(phase, change, message):
-    signal = signal_of(phase.copy())
-    change(signal)
-    with pytest.raises(DesignError, match=message):
-        read_potential(signal, 80.0)
-
-
-def test_not_even_a_signal(phase):
-    with pytest.raises(TypeError, match="ndarray"):
-        design_experiment(phase, 1e4)
-    with pytest.raises(DesignError, match="2 navigation"):
-        read_potential(hs.signals.Signal2D(np.zeros((2, 3, 8, 9))), 80.0, quantity="phase")
-
-
-@pytest.mark.slow  # abTEM compiles
-def test_atoms():
-    ase, _ = pytest.importorskip("ase"), pytest.importorskip("abtem")
-    atoms = ase.Atoms("MoS", positions=[(3.0, 5.0, 1.0), (9.0, 2.0, 2.0)], cell=(12.0, 9.0, 4.0))
-    atoms.pbc = True
-    specimen = read_potential(atoms, 80.0)
-    assert specimen.extent == pytest.approx((9.0, 12.0), abs=2 * specimen.pixel)
-    image = specimen.phases[0]
-    row, column = np.unravel_index(np.argmax(image), image.shape)
-    assert (row * specimen.pixel, column * specimen.pixel) == pytest.approx((5.0, 3.0), abs=0.15)
-    atoms.set_cell([[12.0, 2.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 4.0]])
-    with pytest.raises(DesignError, match="orthogonalize_cell"):
-        read_potential(atoms, 80.0)
 
 
 # --- what is refused ---------------------------------------------------------------------------
@@ -337,12 +284,35 @@ def test_atoms():
         (1e4, {"fixed": {"defocus": 3.0}}, "both in"),
         (1e4, {"detector_shape": (32, 35)}, "two even numbers"),
         (1e4, {"position_jitter": -1.0}, "position_jitter"),
+        (None, {}, "dose=None"),
+        (1e4, {"detector_shape": 32}, "detector_shape=32: two even numbers"),
+        (1e4, {"source_size": None}, "source_size=None"),
+        (1e4, {"fixed": ["C30"]}, "fixed: a dictionary"),
+        (1e4, {"reconstruction": "complex"}, "reconstruction: a dictionary"),
+        (1e4, {"count_limit": 0.5}, "count_limit=0.5: a whole number"),
+        (1e4, {"count_limit": 255.7}, "count_limit=255.7: a whole number"),
+        (1e4, {"beam_energy": 0}, "beam_energy: 0 keV"),
     ],
 )
 def test_refused_before_any_computing(phase, monkeypatch, dose, options, message):
     no_computing(monkeypatch)
     with pytest.raises(DesignError, match=message):
         make(phase, dose, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"callback": 3}, TypeError, "callback=3"),
+        ({"client": "tcp://localhost:8786"}, TypeError, r"distributed\.Client\(address\)"),
+        ({"reconstruction": {"n_slices": 2}}, ParameterError, "needs the specimen's thickness"),
+        ({"reconstruction": {"tilt_correction_start": 2}}, ParameterError, "several slices only"),
+    ],
+)
+def test_refused_for_other_reasons(phase, monkeypatch, options, error, message):
+    no_computing(monkeypatch)
+    with pytest.raises(error, match=message):
+        make(phase, **options)
 
 
 @pytest.mark.parametrize(

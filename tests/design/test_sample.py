@@ -36,6 +36,15 @@ def test_nothing_beyond_the_nyquist_frequency():
     assert coarse.mean() == pytest.approx(fine.mean(), abs=0.05)
 
 
+def test_waves_beyond_the_nyquist_frequency_are_gone():
+    # cosines of number m along both axes, which are m / 12 waves an Å
+    place = np.pi * (np.arange(60) + 0.5) / 60
+    slow, fast = (np.outer(np.cos(m * place), np.cos(m * place)) for m in (12, 27))
+    specimen = Specimen((slow + fast)[None], 0.1)
+    coarse = specimen.on_grid((20, 17), (0.3, 0.3), (0.1, 0.1))[0]  # up to m = 20
+    np.testing.assert_allclose(coarse, slow[1::3, 1:51:3], atol=1e-10)
+
+
 def test_slices(phase):
     specimen = Specimen(np.stack([phase, 2 * phase, phase]), 0.2, (3.0, 5.0))
     assert specimen.thickness == 8.0

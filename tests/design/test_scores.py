@@ -102,6 +102,17 @@ def test_strong_atoms_do_not_wrap(truth):
     assert scores.correlation(phase, strong[INNER]) > 0.9999
 
 
+def test_phases_of_slices_add_up_beyond_two_pi(truth):
+    # either slice covers 4 rad, both together 8: their product would wrap
+    strong = np.exp(2 * truth / truth.std())
+    strong *= 8 / np.ptp(strong)
+    waves = np.exp(0.5j * np.stack([strong, strong]))
+    phase = scores.registered(waves, strong[INNER])
+    assert scores.correlation(phase, strong[INNER]) > 0.9999
+    wrapped = scores.registered(waves.prod(axis=0), strong[INNER])
+    assert scores.correlation(wrapped, strong[INNER]) < 0.99
+
+
 def test_what_is_not_finite(truth):
     wave = np.exp(1j * truth)
     wave[3, 4] = np.nan

@@ -1,12 +1,13 @@
 """Which settings are tried, on a cheap stand-in for the simulated experiment."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from hs_autoptycho.design.instrument import DesignError
-from hs_autoptycho.design.search import DesignStrategy, Possible
+from hs_autoptycho.design.search import DesignStrategy, Possible, excluded
 from hs_autoptycho.design.surface import predict
 from hs_autoptycho.tuning.executor import InProcess
 from hs_autoptycho.tuning.scores import Score
@@ -171,6 +172,40 @@ def test_nothing_is_possible(instrument):
     dimensions = read_space({"scan_step": (5.0, 8.0), "defocus": (0.0, 100.0)})[0]
     with pytest.raises(DesignError, match="no overlap"):
         Possible(dimensions, {"convergence_angle": 20.0}, instrument, 1e4).check()
+
+
+@pytest.mark.parametrize("name", ["bayesian", "random", "sobol"])
+def test_little_that_is_possible_is_tried_again(instrument, name):
+    # the largest step alone has an electron a pattern
+    doses = (1e4, 1 / 3.0**2)
+    for dose in doses:
+        Possible(strategy(instrument).dimensions, {}, instrument, dose).check()
+    plan = strategy(instrument, name, doses=doses, n_trials=4, reference=None, n_repeats=1)
+    trials = run(plan).trials
+    assert len(trials) == 8
+    assert {t.parameters["scan_step"] for t in trials[4:]} == {3.0}
+
+
+def test_trials_that_are_missing(instrument):
+    plan = strategy(instrument, doses=(1e4, 1e3), n_trials=8, n_repeats=1)
+    assert plan.missing([]) == 16
+    trials = run(plan).trials
+    assert [plan.missing(trials[:n]) for n in (3, 7, 16)] == [13, 9, 0]
+    more = strategy(instrument, doses=(1e4, 1e3), n_trials=10, n_repeats=1)
+    # a new best is repeated too, which is not known before
+    assert more.missing(trials) == 2 * 3
+
+
+def test_what_excludes_how_much(instrument):
+    # half of the steps have less than an electron; data below 2 Å are too many
+    dimensions = read_space({"scan_step": (1.0, 3.0)})[0]
+    held = {"defocus": 60.0, "convergence_angle": 25.0}
+    parts = excluded(dimensions, held, instrument, 1 / 1.5**2)
+    assert parts == {"less than an electron a pattern": pytest.approx(0.25, abs=0.02)}
+    limited = replace(instrument, max_data_size=7 * 6 * 32 * 36 * 2)
+    parts = excluded(dimensions, held, limited, 1e4)
+    assert list(parts) == ["more data than max_data_size"]
+    assert 0.1 < parts["more data than max_data_size"] < 0.4
 
 
 def test_the_surface(instrument):

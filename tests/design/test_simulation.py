@@ -10,6 +10,7 @@ from hs_autoptycho.design.instrument import DesignError
 from hs_autoptycho.design.sample import Specimen
 from hs_autoptycho.design.simulation import Simulation, margin
 from hs_autoptycho.ptycho.coherence import coherence_modes
+from hs_autoptycho.ptycho.experiment import Experiment
 from hs_autoptycho.ptycho.probe import beam_frequencies
 
 SETTINGS = {"scan_step": 1.5, "defocus": 60.0, "convergence_angle": 25.0}
@@ -76,6 +77,23 @@ def test_count_limit(simulation, instrument):
     assert counts.max() == 20 < free.max()
     assert counts.dtype == np.uint8
     np.testing.assert_array_equal(counts, np.minimum(free, 20))
+
+
+def test_the_largest_number_of_a_type_is_no_saturation(simulation, monkeypatch):
+    def expected(self, settings, positions):
+        patterns = np.zeros((len(positions), 2, 3))
+        patterns[0, 0, 1] = 1.0
+        return patterns
+
+    monkeypatch.setattr(Simulation, "expected", expected)
+    monkeypatch.setattr(Simulation, "positions", lambda self, step: np.zeros((2, 2)))
+    dose = 255 / SETTINGS["scan_step"] ** 2
+    for seed in range(1000):
+        counts, _ = simulation.counts(SETTINGS, dose, seed)
+        if counts.max() == 255:
+            break
+    assert counts.max() == 255 and counts.dtype == np.uint16
+    assert Experiment(counts, simulation.geometry(SETTINGS)).saturation == np.inf
 
 
 @pytest.mark.parametrize("change", [{"source_size": 0.8}, {"focal_spread": 40.0}])

@@ -5,6 +5,7 @@ import pytest
 
 from hs_autoptycho.data import atom_pairs, twisted_bilayer_mos2_potential
 from hs_autoptycho.data._multislice import projected_potential
+from hs_autoptycho.data._specimens import _columns
 from hs_autoptycho.data._twisted_bilayer_mos2 import load_specimen
 
 
@@ -68,6 +69,10 @@ def test_pairs(potential):
     y, x = np.rint(pairs.mean(axis=1).T / 0.125 + 96).astype(int)
     rows, columns = np.rint(pairs.reshape(-1, 2).T / 0.125 + 96).astype(int).clip(0, 191)
     assert potential.data[y, x].mean() < 0.3 * potential.data[rows, columns].mean()
+    in_nm = potential.deepcopy()
+    for axis in in_nm.axes_manager.signal_axes:
+        axis.units, axis.scale, axis.offset = "nm", axis.scale / 10, axis.offset / 10
+    np.testing.assert_array_equal(atom_pairs(in_nm, 1.75, tolerance=0.08), pairs)
     cropped = potential.isig[96:, :96]
     fewer = atom_pairs(cropped, 1.75, tolerance=0.08)
     assert 0 < len(fewer) < len(pairs)
@@ -75,6 +80,18 @@ def test_pairs(potential):
     del cropped.metadata.Specimen
     with pytest.raises(ValueError, match="does not|has no Specimen"):
         atom_pairs(cropped)
+
+
+def test_pairs_with_nothing_between(potential):
+    # neighbours of the lattice, 3.18 Å apart, have columns of the other layer between them
+    pairs = atom_pairs(potential, 3.18, isolation=0.5)
+    columns = _columns(np.asarray(potential.metadata.Specimen.positions)[:, 1::-1])
+    for ends in pairs:
+        own = np.linalg.norm(columns[:, None] - ends, axis=2).min(axis=1) < 1e-6
+        assert own.sum() == 2
+        assert np.linalg.norm(columns[~own] - ends.mean(axis=0), axis=1).min() >= 0.5
+    # and all that have nothing closer are there
+    assert len(pairs) > len(atom_pairs(potential, 3.18, isolation=1.0)) > 0
 
 
 def test_it_is_the_potential_of_its_atoms():
