@@ -170,6 +170,7 @@ def draw(records: Sequence[Record], file: str) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure, axes = plt.subplots(2, 2, figsize=(9, 6.5), sharey="row", layout="constrained")
     floors = lowest_by_seed(records)
@@ -189,8 +190,11 @@ def draw(records: Sequence[Record], file: str) -> None:
         ax.set(xlabel=name)
     for ax in axes.flat:
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
     axes[0, 0].set(yscale="log", ylabel="held-out deviance − lowest of the seed")
-    axes[1, 0].set(ylabel="correlation with the truth", ylim=(0, 1))
+    axes[1, 0].set(ylabel="correlation with the truth", ylim=(0.4, 1))
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(file, dpi=110)
 
@@ -200,7 +204,8 @@ def lowest_by_seed(records: Sequence[Record]) -> dict[int, float]:
     floors: dict[int, float] = {}
     for record in records:
         for trial in record.get("trials", []):
-            if trial["objective"] is not None and trial["correlation"] is not None:
+            known = trial["objective"] is not None and trial["correlation"] is not None
+            if known and trial["purpose"] != "repeat":
                 seed = record["seed"]
                 floors[seed] = min(floors.get(seed, trial["objective"]), trial["objective"])
     return floors
