@@ -355,10 +355,7 @@ def _intervals(dimensions, model: _Model, best: Trial) -> dict[str, dict[str, An
             active = [d.name in p for p in points]
             places = optima.u[active, coordinates.numbers.index(d)]
             low, high = np.quantile(places, [tail, 1 - tail])
-            if d.name in best.parameters:  # the lowest of all trials is not to be ruled out
-                place = d.place(best.parameters[d.name])
-                low, high = min(low, place), max(high, place)
-            out[d.name] = {"low": _short(d.value(low)), "high": _short(d.value(high))}
+            out[d.name] = _with_best(d, low, high, best)
     return out
 
 
@@ -368,10 +365,16 @@ def _paired_intervals(dimensions, best, optimum: Optimum | None) -> dict[str, di
         if optimum is None or d.name not in optimum.errors or d.name not in best.parameters:
             continue
         place, error = d.place(optimum.point[d.name]), optimum.errors[d.name]
-        chosen = d.place(best.parameters[d.name])  # may be another, and is not to be ruled out
-        low, high = min(place - error, chosen), max(place + error, chosen)
-        out[d.name] = {"low": _short(d.value(low)), "high": _short(d.value(high))}
+        out[d.name] = _with_best(d, place - error, place + error, best)
     return out
+
+
+def _with_best(d: Dimension, low: float, high: float, best: Trial) -> dict[str, float]:
+    """An interval between two places; the best of all trials is not to be ruled out."""
+    ends = [_short(d.value(low)), _short(d.value(high))]
+    if d.name in best.parameters:  # exactly: rounded ends could leave it out
+        ends.append(best.parameters[d.name])
+    return {"low": min(ends), "high": max(ends)}
 
 
 def _importance(model: _Model, near: _Model, best, random_state) -> dict[str, dict[str, float]]:
