@@ -78,9 +78,10 @@ class Multifidelity:
        minimum of the parabolas, in trials of medium length (:mod:`.polish`). Step sizes and the
        like stay as they are: what is best for them depends on the length.
     4. What that gives is tried at full length, and there the parameters that are known least are
-       changed to both sides once more, as many as there are trials for. Further full-length
-       trials, if any are left, are proposed by a model that holds all scores, the short ones
-       brought to the scale of the others by a straight line.
+       changed to both sides once more, as many as there are trials for; then the weighted mean of
+       what both lengths say is tried. Further full-length trials, if any are left, are proposed by
+       a model that holds all scores, the short ones brought to the scale of the others by a
+       straight line.
     5. Where the best has modes or slices that it could do without, it is tried with fewer.
     6. The best is repeated with other orders of the positions, to see how much scores scatter; and
        what polishing ended at, if that is another one. The mean decides between these two: one
