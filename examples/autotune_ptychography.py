@@ -18,6 +18,7 @@ from hs_autoptycho import data
 if __name__ == "__main__":
     matplotlib.use("Agg")
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+    folder.mkdir(parents=True, exist_ok=True)
 
     # %%
     # A signal as `hs.load` gives it: calibrated axes, beam energy and convergence angle in the

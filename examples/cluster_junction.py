@@ -49,6 +49,7 @@ def draw_differences(clusters, pairs):
 if __name__ == "__main__":
     matplotlib.use("Agg")
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+    folder.mkdir(parents=True, exist_ok=True)
 
     # %%
     # A scan with 300 electrons a pattern, and one method.

@@ -18,6 +18,7 @@ from hs_autoptycho import data, design_experiment
 if __name__ == "__main__":
     matplotlib.use("Agg")
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+    folder.mkdir(parents=True, exist_ok=True)
 
     # %%
     # A potential as a HyperSpy signal, calibrated in Å. It is larger than the field that is

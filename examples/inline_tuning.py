@@ -21,6 +21,7 @@ if __name__ == "__main__":
     import matplotlib.pyplot as plt
 
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+    folder.mkdir(parents=True, exist_ok=True)
     shape = (32, 32)
 
     # %%

@@ -144,7 +144,8 @@ def answer(
     model = _model(dimensions, told, trials, best, random_state)
     near = _without_hopeless_names(model, told, trials, best, random_state)
     intervals = _intervals(dimensions, near, best)
-    intervals.update(_paired_intervals(dimensions, best, optimum))
+    paired = _paired_intervals(dimensions, best, optimum)
+    intervals.update(paired)
     wide = [d.name for d in dimensions if is_wide(d, intervals.get(d.name, {}))]
     flat = flat_directions(
         near.surrogate,
@@ -154,6 +155,7 @@ def answer(
         error=near.error,
         fewest=_FLAT,
     )
+    flat = [direction for direction in flat if not _told_by_pairs(direction, near, paired)]
     return Answers(
         intervals=intervals,
         importance=_importance(model, near, best, random_state),
@@ -367,6 +369,19 @@ def _paired_intervals(dimensions, best, optimum: Optimum | None) -> dict[str, di
         place, error = d.place(optimum.point[d.name]), optimum.errors[d.name]
         out[d.name] = _with_best(d, place - error, place + error, best)
     return out
+
+
+def _told_by_pairs(flat, model: _Model, paired) -> bool:
+    """Whether paired trials know the parameter that a flat direction is mostly along.
+
+    The model of few trials may see no valley where these have measured one.
+    """
+    main = int(np.argmax(np.abs(flat.direction)))
+    d = model.coordinates.numbers[main]
+    if d.name not in paired:
+        return False
+    low, high = (d.place(paired[d.name][end]) for end in ("low", "high"))
+    return high - low < abs(flat.end[main] - flat.start[main]) / 2
 
 
 def _with_best(d: Dimension, low: float, high: float, best: Trial) -> dict[str, float]:

@@ -8,6 +8,7 @@ import pytest
 
 from hs_autoptycho.tuning.answers import answer
 from hs_autoptycho.tuning.cautious import CautiousSurrogate
+from hs_autoptycho.tuning.polish import Optimum
 from hs_autoptycho.tuning.posterior import Coordinates, StatisticalError, draw_optima
 from hs_autoptycho.tuning.selection import select_best
 from hs_autoptycho.tuning.sensitivity import flat_directions, sobol_indices
@@ -323,3 +324,19 @@ def test_scores_that_are_all_the_same_tell_nothing():
     found = answer(space, trials, trials[0], full=FULL)
     assert found.equals == list(range(1, 9))
     assert found.importance["defocus"]["total"] < 0.1
+
+
+def test_what_paired_trials_have_measured_is_not_called_flat():
+    space = [Dimension("defocus", -1.0, 1.0), Dimension("scan_scale", 0.9, 1.1)]
+    generator = np.random.default_rng(4)
+    trials = []
+    for i in range(30):
+        point = {d.name: d.value(generator.random()) for d in space}
+        value = (10 * (point["scan_scale"] - 1)) ** 2 + 0.02 * generator.normal()
+        trials.append(Trial(i, point, FULL, objective=float(value)))
+    best = min(trials, key=lambda t: t.objective)
+    alone = answer(space, trials, best, full=FULL)
+    assert any("defocus" in sentence for sentence in alone.flat_directions)
+    optimum = Optimum(best.parameters, {"defocus": 0.005}, {"defocus": 1.0})
+    both = answer(space, trials, best, full=FULL, optimum=optimum)
+    assert not any("defocus" in sentence for sentence in both.flat_directions)
