@@ -261,14 +261,14 @@ def py4dstem_optimizer(told: Told, seed: int, seconds: float, n_iterations: int)
             "C12": vary(0.0, 0.0, 140.0),
             "phi12": vary(0.0, -np.pi / 2, np.pi / 2),
         },
-        affine_args={"scale": vary(1.0, 0.97, 1.03)},
+        affine_args={"dilation": vary(1.0, 0.97, 1.03)},
         preprocess_args={
             "force_com_rotation": vary(told.rotation, told.rotation - 10, told.rotation + 10),
             "force_com_transpose": False,
         },
         reconstruction_args={
             "num_iter": n_iterations,
-            "max_batch_size": vary(128, 64, 1024),
+            "max_batch_size": 128,
             "step_size": vary(0.5, 0.1, 1.0),
             "gaussian_filter": False,
             "butterworth_filter": False,
