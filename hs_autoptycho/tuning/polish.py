@@ -26,8 +26,8 @@ _FEWEST_BETTER = 5
 # What is best for these depends on how many passes there are: shorter trials say nothing of it.
 DEPENDS_ON_LENGTH = ("step_object", "step_probe", "momentum")
 _REGULARIZATION = "regularization_"
-# A look at an optimum is wrong by so many steps, beside its own standard error: set from what trials
-# of two lengths said of the scale on the seeds of benchmarks/tuning.py.
+# A look at an optimum is wrong by so many steps, beside its own standard error: set from what
+# trials of two lengths said of the scale on the seeds of benchmarks/tuning.py.
 _COURSE = 0.5
 # A parabola is followed so many steps at most, and as far where it has no minimum.
 _REACH = 1.5
