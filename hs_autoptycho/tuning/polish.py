@@ -68,8 +68,7 @@ def step_sizes(
     dimensions
         The space.
     center
-        A good point. Parameters that are names, whole numbers, inactive there, or at the end of
-        their range are left out.
+        A good point. Parameters that are names, whole numbers, or inactive there are left out.
     trials
         Of one fidelity, from which the width of the valley is guessed.
     """
@@ -83,9 +82,7 @@ def step_sizes(
         places = [d.place(t.parameters[d.name]) for t in better if d.name in t.parameters]
         place = d.place(center[d.name])
         spread = float(np.sqrt(np.mean((np.array(places) - place) ** 2))) if places else 0.0
-        step = min(max(spread, SMALLEST_STEP), LARGEST_STEP, place, 1 - place)
-        if step >= SMALLEST_STEP:
-            steps[d.name] = step
+        steps[d.name] = min(max(spread, SMALLEST_STEP), LARGEST_STEP)
     return steps
 
 
