@@ -77,6 +77,8 @@ EXPERT = {
 TRIAL_PASSES = 12
 FINAL_PASSES = 20
 N_TRIALS = 60
+#: Seeds below it were looked at while the search was made.
+FIRST_SEED = 11
 RANDOM_TRIALS = 300
 #: The real scan: the published expert's parameters, and what was measured independently.
 REAL_EXPERT = {"defocus": 135e3, "scan_rotation": -126.0, "n_probe_modes": 1}
@@ -163,7 +165,7 @@ def tune(told: Told, seed: int, strategy: str, n_trials: int) -> dict[str, Any]:
     ):
         cost = Fidelity(**trial["fidelity"]).cost(Fidelity(TRIAL_PASSES))
         done = trial["metrics"].get("n_iterations", 0) / trial["fidelity"]["n_iterations"]
-        keys = ("number", "parameters", "purpose", "status", "objective", "fidelity")
+        keys = ("number", "parameters", "purpose", "status", "objective", "fidelity", "curve")
         trials.append(
             {
                 **{key: trial[key] for key in keys},
@@ -348,14 +350,14 @@ def run(arguments) -> None:
     expected = None
     if arguments.expected:
         expected = np.load(arguments.expected, mmap_mode="r")
-    for seed in range(arguments.seeds):
+    for n, seed in enumerate(range(arguments.first, arguments.first + arguments.seeds)):
         cases = [c for c in SIMULATED if expected is not None and wanted(c, seed)]
-        cases = [c for c in cases if seed < SEEDS.get(c, arguments.seeds)]
+        cases = [c for c in cases if n < SEEDS.get(c, arguments.seeds)]
         told = Told(expected, seed) if cases else None
         for case in cases:
             keep(case, seed, SIMULATED[case](told, seed))
-        if arguments.real and wanted("real", seed) and seed < SEEDS["real"]:
-            keep("real", seed, tune_real(arguments.real, seed))
+        if arguments.real and wanted("real", n) and n < SEEDS["real"]:
+            keep("real", n, tune_real(arguments.real, n))
 
 
 SIMULATED = {
@@ -393,6 +395,7 @@ def main() -> None:
     command.add_argument("--real", help="the real scan, a file that hs.load reads")
     command.add_argument("--json", required=True)
     command.add_argument("--seeds", type=int, default=10)
+    command.add_argument("--first", type=int, default=FIRST_SEED, help="the first seed")
     command.add_argument("--only", nargs="+", default=[*SIMULATED, "real"])
     command = commands.add_parser("report")
     command.add_argument("--json", required=True)
