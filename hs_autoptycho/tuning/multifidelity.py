@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import mean, stdev
 from typing import Any
 
 from hs_autoptycho.tuning.optimizer import Sampler
 from hs_autoptycho.tuning.polish import (
+    LARGEST_STEP,
     Optimum,
     both_sides,
     combined,
     depends_on_length,
     least_known,
+    over_orders,
     parabolas,
     step_sizes,
 )
@@ -40,6 +44,10 @@ POLISH = 0.45
 FEWEST_SEARCH = 1.3
 # So many times each parameter is changed to both sides.
 ROUNDS = 2
+# The flattest is looked at with so many other orders, where there are trials enough: the search
+# keeps so many times the quasi-random ones.
+ORDERS = 3
+SEARCH_BEFORE_ORDERS = 1.6
 # Trials at the best parameters with other seeds.
 REPEATS = 2
 # Parameters of which a smaller number is a simpler model.
@@ -59,12 +67,21 @@ class Stage:
         To be tried.
     found : Optimum
         What these and the ones before say, if they have all been tried.
+    seeds : sequence of int
+        With these all points are tried, one after the other.
     """
 
     purpose: str
     fidelity: Fidelity
     points: list[dict[str, Any]]
     found: Optimum
+    seeds: Sequence[int]
+
+    def left(self, trials: Sequence[Trial]) -> list[tuple[dict[str, Any], int]]:
+        """Points and seeds that are not among some trials."""
+        tried = [(t.parameters, t.seed) for t in trials if t.fidelity == self.fidelity]
+        wanted = [(point, seed) for seed in self.seeds for point in self.points]
+        return [one for one in wanted if one not in tried]
 
 
 @dataclass(frozen=True)
@@ -77,15 +94,17 @@ class Multifidelity:
     3. About the best of these each parameter is changed to both sides, and once more about the
        minimum of the parabolas, in trials of medium length (:mod:`.polish`). Step sizes and the
        like stay as they are: what is best for them depends on the length.
-    4. What that gives is tried at full length, and there the parameters that are known least are
-       changed to both sides once more, as many as there are trials for; then the weighted mean of
-       what both lengths say is tried. Further full-length trials, if any are left, are proposed by
-       a model that holds all scores, the short ones brought to the scale of the others by a
+       The flattest along its range is then changed to both sides with other orders of the
+       positions, for each has an optimum of its own.
+    4. What that gives is tried at full length, and there the other parameters that are known least
+       are changed to both sides once more, as many as there are trials for; then the weighted mean
+       of what both lengths say is tried. Further full-length trials, if any are left, are proposed
+       by a model that holds all scores, the short ones brought to the scale of the others by a
        straight line.
     5. Where the best has modes or slices that it could do without, it is tried with fewer.
     6. The best is repeated with other orders of the positions, to see how much scores scatter; and
-       what polishing ended at, if that is another one. The mean decides between these two: one
-       order favours one of them by chance.
+       what polishing ended at, if that is another one. This is taken, for more trials speak for it,
+       unless the other one's mean is lower by more than its standard error.
 
     A trial whose learning curve is far worse than those of the better ones is stopped early.
 
@@ -153,10 +172,10 @@ class Multifidelity:
         if any(t.purpose == "promotion" for t in pending):
             return None
         for stage in self._polishing(done):
-            tried = [t.parameters for t in every if t.fidelity == stage.fidelity]
-            new = [p for p in stage.points if p not in tried]
+            new = stage.left(every)
             if new:
-                return self._trial(new[0], stage.fidelity, stage.purpose, every)
+                point, seed = new[0]
+                return replace(self._trial(point, stage.fidelity, stage.purpose, every), seed=seed)
             if any(t.purpose == stage.purpose for t in pending):
                 return None
         at_full = [t.parameters for t in every if t.fidelity == self.full]
@@ -191,7 +210,7 @@ class Multifidelity:
     @property
     def n_search(self) -> int:
         """Short trials that search."""
-        return self.planned - self.n_full - self.n_polish[1]
+        return self.planned - self.n_full - self.n_polish[1] - 3 * self.n_orders
 
     @property
     def n_polish(self) -> tuple[int, int]:
@@ -206,12 +225,19 @@ class Multifidelity:
                 return rounds, trials
         return 0, 0
 
+    @property
+    def n_orders(self) -> int:
+        """With how many other orders of the positions the flattest parameter is looked at."""
+        rounds, trials = self.n_polish
+        searching = math.ceil(SEARCH_BEFORE_ORDERS * n_initial(self.dimensions, self.planned))
+        left = self.planned - self.n_full - trials - searching
+        return max(0, min(ORDERS, left // 3)) if rounds else 0
+
     def optimum(self, done: Sequence[Trial]) -> Optimum | None:
         """What the trials about the best point say; None as long as there are none."""
         found = None
         for stage in self._polishing(done):
-            tried = [t.parameters for t in done if t.fidelity == stage.fidelity]
-            if any(point not in tried for point in stage.points):
+            if stage.left(done):
                 break
             found = stage.found
         return found
@@ -225,15 +251,17 @@ class Multifidelity:
     def best(self, done: Sequence[Trial]) -> Trial | None:
         """At full length, the simplest within one standard error; else the best short one.
 
-        Of this one and what polishing ended at, that with the lower mean over all orders.
+        What polishing ended at in its place, unless the mean over orders speaks against it.
         """
         finalists = self._finalists(done)
         if not finalists:
             return select_best(done, self.cheap)
-        scores = [self._scores(t, done) for t in finalists]
-        common = set.intersection(*(set(by_seed) for by_seed in scores))
-        means = [sum(by_seed[seed] for seed in common) for by_seed in scores]
-        return finalists[means.index(min(means))]
+        if len(finalists) == 1:
+            return finalists[0]
+        lowest, polished = (self._scores(t, done) for t in finalists)
+        gain = [polished[seed] - lowest[seed] for seed in lowest if seed in polished]
+        error = stdev(gain) / math.sqrt(len(gain)) if len(gain) > 1 else 0.0
+        return finalists[0] if mean(gain) > error else finalists[1]
 
     def _finalists(self, done: Sequence[Trial]) -> list[Trial]:
         """What is best by one order of the positions, and what polishing ended at."""
@@ -303,21 +331,31 @@ class Multifidelity:
         steps = step_sizes(dimensions, start, short)
         now = {name: step for name, step in steps.items() if not depends_on_length(name)}
         about = [t for t in done if t.fidelity == length and t.purpose != "repeat"]
-        found = Optimum(start, {}, {})
+        same = [t for t in about if t.seed == self.seed]
+        found, own = Optimum(start, {}, {}), (self.seed,)
         for _ in range(self.n_polish[0]):
             points = both_sides(dimensions, found.point, now)
-            found = parabolas(dimensions, found.point, now, about)
-            yield Stage("both sides", length, points, found)
-        yield Stage("refinement", self.full, [found.point], found)
-        last = {name: steps[name] for name in self._last_names(steps, found, length)}
+            found = parabolas(dimensions, found.point, now, same)
+            yield Stage("both sides", length, points, found, own)
+        flattest: dict[str, float] = {}
+        if self.n_orders and length == self.middle:
+            flattest = {n: min(2 * now[n], LARGEST_STEP) for n in least_known(now, found)[:1]}
+            seeds = range(self.seed + 1, self.seed + 1 + self.n_orders)
+            points = both_sides(dimensions, found.point, flattest)
+            others = [[t for t in about if t.seed == seed] for seed in seeds]
+            found = over_orders(dimensions, found, flattest, others)
+            yield Stage("other orders", length, points, found, seeds)
+        yield Stage("refinement", self.full, [found.point], found, own)
+        rest = {name: step for name, step in steps.items() if name not in flattest}
+        last = {name: rest[name] for name in self._last_names(rest, found, length)}
         if not last:
             return
         points = both_sides(dimensions, found.point, last)
         at_full = [t for t in done if t.fidelity == self.full and t.purpose != "repeat"]
         end = parabolas(dimensions, found.point, last, at_full)
         end = combined(dimensions, found, end, last)
-        yield Stage("full sides", self.full, points[1:], end)
-        yield Stage("refinement", self.full, [end.point], end)
+        yield Stage("full sides", self.full, points[1:], end, own)
+        yield Stage("refinement", self.full, [end.point], end, own)
 
     def _last_names(self, steps, found: Optimum, length: Fidelity) -> list[str]:
         """Which parameters to change at full length, as many as there are trials for."""

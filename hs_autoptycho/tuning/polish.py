@@ -143,25 +143,55 @@ def parabolas(
     trials
         What came of its points. Where one has failed the parameter stays as it is.
     """
-    known = _scores(trials)
-    middle = known.get(_key(center))
-    by_name = {d.name: d for d in dimensions}
     shifts, errors, curvatures = {}, {}, {}
     for name, step in steps.items():
-        offsets = _sides(by_name[name].place(center[name]), step)
-        sides = [known.get(_key(moved(dimensions, center, {name: offset}))) for offset in offsets]
-        if middle is None or any(side is None for side in sides):
+        parabola = _parabola(dimensions, center, name, step, trials)
+        if parabola is None:
             continue
-        above, below = (_difference(side, middle) for side in sides)
-        a, b = (offset / step for offset in offsets)
-        size = a * b * (b - a)
-        slope = (above * b**2 - below * a**2) / size
-        curvature = 2 * (below * a - above * b) / size
-        shift = _minimum(slope, curvature.mean())
-        shifts[name] = step * shift
+        slope, curvature = parabola
+        shifts[name] = step * _minimum(slope, curvature.mean())
         errors[name] = step * _jackknife(slope, curvature)
         curvatures[name] = float(curvature.mean()) / step**2
     return Optimum(moved(dimensions, center, shifts), errors, curvatures)
+
+
+def over_orders(
+    dimensions: Sequence[Dimension],
+    first: Optimum,
+    steps: Mapping[str, float],
+    orders: Sequence[Sequence[Trial]],
+) -> Optimum:
+    """The mean of what several orders of the positions say.
+
+    An object that is not known yet follows the scan that it is told, stretched or turned as this
+    may be, and keeps something of what was visited first. So every order has an optimum of its own
+    for such parameters, which trials of the same order have in common.
+
+    Parameters
+    ----------
+    dimensions
+        The space.
+    first
+        What one order has said.
+    steps
+        Of the parameters that are looked at again.
+    orders
+        For each other order, what came of the points of :func:`both_sides` of `first`.
+    """
+    shifts, errors, curvatures = {}, dict(first.errors), dict(first.curvatures)
+    for name, step in steps.items():
+        looks = [_parabola(dimensions, first.point, name, step, trials) for trials in orders]
+        looks = [look for look in looks if look is not None]
+        if not looks:
+            continue
+        curvature = float(np.mean([curvature.mean() for _, curvature in looks]))
+        optima = step * np.array([0.0, *(_minimum(slope, curvature) for slope, _ in looks)])
+        n = len(optima)
+        shifts[name] = float(optima.mean())
+        own = errors.get(name, 0.0) / math.sqrt(n)
+        errors[name] = math.hypot(own, float(optima.std(ddof=1)) / math.sqrt(n))
+        curvatures[name] = curvature / step**2
+    return Optimum(moved(dimensions, first.point, shifts), errors, curvatures)
 
 
 def combined(
@@ -192,6 +222,21 @@ def combined(
         point[name] = by_name[name].value(float(np.average(places, weights=weights)))
         errors[name] = float(1 / math.sqrt(weights.sum()))
     return Optimum(point, errors, {**first.curvatures, **second.curvatures})
+
+
+def _parabola(dimensions, center, name, step, trials) -> tuple[np.ndarray, np.ndarray] | None:
+    """Slope and curvature at the center in steps, by block; None where a trial is missing."""
+    known = _scores(trials)
+    middle = known.get(_key(center))
+    place = next(d for d in dimensions if d.name == name).place(center[name])
+    offsets = _sides(place, step)
+    sides = [known.get(_key(moved(dimensions, center, {name: offset}))) for offset in offsets]
+    if middle is None or any(side is None for side in sides):
+        return None
+    above, below = (_difference(side, middle) for side in sides)
+    a, b = (offset / step for offset in offsets)
+    size = a * b * (b - a)
+    return (above * b**2 - below * a**2) / size, 2 * (below * a - above * b) / size
 
 
 def _minimum(slope: np.ndarray, curvature: float) -> float:
