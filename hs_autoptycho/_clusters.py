@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import numbers
 from typing import Any
 
@@ -11,10 +12,12 @@ import hyperspy.api as hs
 import numpy as np
 
 from hs_autoptycho._running import check_count, check_seed, progressbar, versions
+from hs_autoptycho._signal_reader import not_a_scan, not_its_data
 from hs_autoptycho.clustering.pipeline import Clustering, Options, cluster
 from hs_autoptycho.clustering.survey import PatternError, sample_blocks
 from hs_autoptycho.clustering.tree import Limits
 from hs_autoptycho.signals import HierarchicalClusters
+from hs_autoptycho.signals._plain import inherited
 
 _logger = logging.getLogger(__name__)
 
@@ -99,7 +102,8 @@ def cluster_signal(
 def _wrap(signal, result: Clustering, settings, seed: int) -> HierarchicalClusters:
     manager = signal.axes_manager
     metadata = signal.metadata
-    instrument = metadata.get_item("Acquisition_instrument")
+    general, notes = inherited(metadata, "General")
+    instrument, more = inherited(metadata, "Acquisition_instrument")
     return HierarchicalClusters.from_clustering(
         result.leaf_labels,
         result.nodes,
@@ -109,26 +113,30 @@ def _wrap(signal, result: Clustering, settings, seed: int) -> HierarchicalCluste
         leaf_sums=result.sums,
         leaf_square_sums=result.squares,
         settings=settings,
-        notes=result.notes,
+        notes=[*result.notes, *notes, *more],
         versions=versions(_VERSIONS),
         status="interrupted" if result.interrupted else "completed",
         seed=seed,
-        original_metadata_general=metadata.General.as_dictionary(),
-        acquisition_instrument=None if instrument is None else instrument.as_dictionary(),
+        original_metadata_general=general,
+        acquisition_instrument=instrument,
         virtual_images=None if result.annulus is None else {"annulus": result.annulus},
     )
 
 
 def _check_dimensions(signal) -> None:
-    manager = signal.axes_manager
-    dimensions = (manager.navigation_dimension, manager.signal_dimension)
-    if dimensions != (2, 2):
-        raise PatternError(
-            f"cluster_hierarchical() needs a scan (x, y | kx, ky) of two navigation and two signal "
-            f"axes; this signal has {dimensions[0]} and {dimensions[1]}. "
-            "`s.transpose(signal_axes=2)` makes the last two axes the detector's."
-        )
-    if manager.navigation_size < 2:
+    problem = not_a_scan(signal) or not_its_data(signal)
+    if problem:
+        raise PatternError(problem)
+    for axis in signal.axes_manager._axes:
+        for name, unknown in (("scale", 1), ("offset", 0)):
+            value = float(getattr(axis, name, 1.0))  # an axis that is not uniform has none
+            if not math.isfinite(value) or (name == "scale" and value == 0):
+                raise PatternError(
+                    f'The axis "{axis.name}" has the {name} {value:g}. Set it with '
+                    f"`s.axes_manager[{axis.index_in_axes_manager}].{name} = ...`; where it is not "
+                    f"known, {unknown} will do."
+                )
+    if signal.axes_manager.navigation_size < 2:
         raise PatternError("There is a single pattern, and nothing to tell it from.")
     if signal.data.dtype.kind not in "buif":
         raise PatternError(

@@ -86,9 +86,9 @@ def design_experiment(
     potential
         The specimen. A HyperSpy ``Signal2D`` with square pixels in Å or nm, ``(| x, y)``
         projected along the beam, or ``(depth | x, y)`` with the depths of the slices on the
-        navigation axis; or an ase ``Atoms``, of which abTEM makes the potential, in one slice if
-        `slice_thickness` is not given (the beam goes along z; periodic cells have to be repeated to
-        the size that is needed).
+        navigation axis; an abTEM ``Potential``; or an ase ``Atoms``, of which abTEM makes the
+        potential, in one slice if `slice_thickness` is not given. The beam goes along z; periodic
+        cells have to be repeated to the size that is needed.
     dose
         Electrons per Å², one number or several. Several doses are done from the highest to the
         lowest, and each starts from what the ones before have taught.
@@ -182,7 +182,7 @@ def design_experiment(
     TuningError
         If all trials failed; the message has the last reason.
     TypeError
-        For unknown names, and a potential that is neither a signal nor atoms.
+        For unknown names, and a potential that is no signal, nor one of abTEM's, nor atoms.
 
     See Also
     --------

@@ -1,4 +1,4 @@
-"""The specimen of a design, from a HyperSpy signal or from ase's atoms."""
+"""The specimen of a design, from a HyperSpy signal, ase's atoms or abTEM's potential."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hs_autoptycho.data._multislice import interaction_parameter
 from hs_autoptycho.design.instrument import DesignError
 from hs_autoptycho.design.options import choose
 from hs_autoptycho.design.sample import Specimen
+from hs_autoptycho.interop._abtem import is_potential, potential_slices
 
 # sampling in Å at which abTEM makes a potential of atoms
 _ATOMS_PIXEL = 0.1
@@ -26,15 +27,28 @@ def read_potential(
     quantity: str | None = None,
     slice_thickness: float | None = None,
 ) -> Specimen:
-    """A specimen from a HyperSpy signal or ase's atoms; see `design_experiment`."""
+    """A specimen from a signal, ase's atoms or abTEM's potential; see `design_experiment`."""
     if hasattr(potential, "get_positions") and hasattr(potential, "get_cell"):
         if quantity is not None:
             raise DesignError("quantity is that of a signal's values, and atoms have none.")
         return _from_atoms(potential, beam_energy, slice_thickness)
+    if is_potential(potential):
+        for name, value in (("quantity", quantity), ("slice_thickness", slice_thickness)):
+            if value is not None:
+                raise DesignError(f"{name} is known of abTEM's potential: leave it out.")
+        return _from_abtem(potential, beam_energy)
     if not hasattr(potential, "axes_manager"):
-        raise TypeError(
-            f"potential is a HyperSpy Signal2D or an ase Atoms, not {type(potential).__name__}."
+        message = (
+            "potential is a HyperSpy Signal2D, an ase Atoms or an abTEM Potential, not "
+            f"{type(potential).__name__}."
         )
+        if isinstance(potential, np.ndarray):
+            message += (
+                " Make a signal of an array (y, x) or (slice, y, x), "
+                "`s = hs.signals.Signal2D(array)`, with the scale and the units of its axes, and "
+                "say what its values are, `quantity=...`."
+            )
+        raise TypeError(message)
     axes = potential.axes_manager
     if axes.signal_dimension != 2 or axes.navigation_dimension > 1:
         raise DesignError(
@@ -52,11 +66,7 @@ def read_potential(
             raise DesignError(f"potential: the scale of axis {axis.name} has to be above 0.")
         pixels.append(axis.scale * factor)
         origin.append(axis.offset * factor)
-    if abs(pixels[0] / pixels[1] - 1) > 1e-3:
-        raise DesignError(
-            f"potential: the pixels are {pixels[0]:.4g} × {pixels[1]:.4g} Å (y, x) and have to be "
-            "square: interpolate the signal (`rebin`, `interpolate_on_axis`)."
-        )
+    _check_square(pixels, "interpolate the signal (`rebin`, `interpolate_on_axis`)")
     spacings: tuple[float, ...] = ()
     if axes.navigation_dimension:
         spacings = _spacings(axes.navigation_axes[0], slice_thickness)
@@ -170,13 +180,30 @@ def _from_atoms(atoms: Any, beam_energy: float, slice_thickness: float | None) -
     if np.abs(size / gpts / pixel - 1).max() > 1e-3:
         pixel = min(size) / math.ceil(min(size) / (_ATOMS_PIXEL / 4))
         gpts = [max(1, round(v / pixel)) for v in size]
-    built = abtem.Potential(
+    potential = abtem.Potential(
         atoms,
         gpts=tuple(gpts),
         slice_thickness=min(float(slice_thickness or math.inf), float(cell[2, 2])),
         projection="infinite",
-    ).build(lazy=False)
-    phases = np.asarray(built.array, float).swapaxes(1, 2)  # abTEM's is (slices, x, y)
-    thicknesses = np.asarray(built.slice_thickness, float)
+    )
+    return _from_abtem(potential, beam_energy)
+
+
+def _from_abtem(potential: Any, beam_energy: float) -> Specimen:
+    """A potential that abTEM has built, or builds now."""
+    try:
+        values, pixel, thicknesses = potential_slices(potential)
+    except ValueError as error:
+        raise DesignError(str(error)) from error
+    _check_square(pixel, "give it `sampling=...` or `gpts=...` that make them square")
     spacings = tuple(float(v) for v in (thicknesses[1:] + thicknesses[:-1]) / 2)
-    return Specimen(phases * interaction_parameter(beam_energy), float(pixel), spacings)
+    phases = values.astype(float) * interaction_parameter(beam_energy)
+    return Specimen(phases, float(np.mean(pixel)), spacings)
+
+
+def _check_square(pixel: Any, mend: str) -> None:
+    if abs(pixel[0] / pixel[1] - 1) > 1e-3:
+        raise DesignError(
+            f"potential: the pixels are {pixel[0]:.4g} × {pixel[1]:.4g} Å (y, x) and have to be "
+            f"square: {mend}."
+        )

@@ -6,9 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from scipy import constants
 
 TEM = "Acquisition_instrument.TEM"
+#: Limits of the largest value in patterns that are no whole numbers.
+LEAST, MOST = 1e-15, 1e15
 
 
 class CalibrationError(ValueError):
@@ -35,11 +38,13 @@ class Quantity:
     def complaint(self, value: Any) -> str | None:
         """What is wrong with a value, or None."""
         try:
-            if isinstance(value, (str, bytes, bool)):
+            # float() would take the real part, or the only element of an array
+            odd = isinstance(value, str | bytes | bool | np.bool_) or np.iscomplexobj(value)
+            if odd or (isinstance(value, np.ndarray) and value.ndim):
                 raise TypeError
             number = float(value)
-        except (TypeError, ValueError):
-            return f"{value!r} is not a number"
+        except (TypeError, ValueError, OverflowError):
+            return f"{shortened(value)} is not a number"
         if self.low <= number <= self.high:
             return None
         text = (
@@ -67,6 +72,25 @@ QUANTITIES = {
         Quantity("defocus", "Å", -1e8, 1e8, "300", f"{TEM}.probe_defocus"),
     )
 }
+
+
+def check_size(largest: float, error: type[ValueError]) -> None:
+    """Raise an error for a largest value whose square or inverse cannot be reckoned with."""
+    if not LEAST <= largest <= MOST:
+        raise error(
+            f"The largest value of the patterns is {largest:g}, which is no number of counts: "
+            f"{LEAST:g} to {MOST:g} can be reckoned with. Set what is wrong to zero, or bring all "
+            "of them to another scale, `s.data = s.data * ...`."
+        )
+
+
+def shortened(value: Any, length: int = 200) -> str:
+    """How a value is written in a message, which a long one would drown."""
+    try:
+        text = repr(value)
+    except Exception:  # whatever it is, it is to be named; an integer may have too many digits
+        text = f"this {type(value).__name__}"
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def electron_wavelength(beam_energy: float) -> float:

@@ -11,7 +11,12 @@ import numpy as np
 
 from hs_autoptycho._quantities import QUANTITIES
 from hs_autoptycho._running import progressbar, versions
-from hs_autoptycho.calibration import check_signal, geometry_from_signal, object_axes
+from hs_autoptycho.calibration import (
+    check_disk,
+    check_signal,
+    geometry_from_signal,
+    object_axes,
+)
 from hs_autoptycho.ptycho.experiment import UNKNOWN_DEFOCUS, Experiment
 from hs_autoptycho.ptycho.loading import fingerprint, load_counts
 from hs_autoptycho.ptycho.memory import check_reading
@@ -19,6 +24,7 @@ from hs_autoptycho.ptycho.parameters import ParameterError
 from hs_autoptycho.ptycho.probe import center_beam
 from hs_autoptycho.ptycho.solver import Reconstruction
 from hs_autoptycho.signals import PtychographicObject
+from hs_autoptycho.signals._plain import inherited
 
 _logger = logging.getLogger(__name__)
 
@@ -76,6 +82,7 @@ def read_scan(
         # what can be known before the data are read, which may take long, is told before
         if signal.metadata.get_item(QUANTITIES["defocus"].item) is None:
             raise ParameterError(UNKNOWN_DEFOCUS)
+    disk_center, disk_radius = check_disk(disk_center, disk_radius, signal.data.shape[-2:])
     mask = _detector_image("detector_mask", detector_mask, signal, bool)
     background = _detector_image("background", background, signal, float)
     data = signal.data
@@ -92,11 +99,12 @@ def read_scan(
     geometry = geometry_from_signal(
         signal, mean, disk_center=disk_center, disk_radius=disk_radius, **stated
     )
+    general, left_out = inherited(signal.metadata, "General")
     return Scan(
         Experiment(counts, geometry, mask, 0.0 if background is None else background),
         fingerprint(counts, geometry.scan_shape),
-        signal.metadata.General.as_dictionary(),
-        list(geometry.notes),
+        general,
+        [*geometry.notes, *left_out],
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 
+import numpy as np
+
 from hs_autoptycho._quantities import QUANTITIES, CalibrationError, Quantity, electron_wavelength
 from hs_autoptycho._units import UnitError, read_unit
 
@@ -301,33 +303,88 @@ class SignalReader:
 
 
 def _check_dimensions(signal) -> None:
-    manager = getattr(signal, "axes_manager", None)
-    if manager is None:
+    if getattr(signal, "axes_manager", None) is None:
         raise TypeError(
             f"a HyperSpy signal is needed, not {type(signal).__name__}; make one with "
             "`hs.signals.Signal2D(array)` of an array [scan_y, scan_x, k_y, k_x]"
         )
+    problem = not_a_scan(signal)
+    if problem:
+        raise CalibrationError(problem)
+
+
+def not_a_scan(signal) -> str:
+    """What keeps a signal from being a scan by its dimensions, and what to do; empty if it is."""
+    manager = signal.axes_manager
     navigation, detector = manager.navigation_dimension, manager.signal_dimension
+    even = (navigation, detector) in ((0, 4), (2, 2), (4, 0))
+    exchanged = even and _is_exchanged(signal)
     if (navigation, detector) == (2, 2):
-        return
-    if navigation + detector == 4:
+        if not exchanged:
+            return ""
+        return (
+            f"The navigation axes of {signal!r} are those of the detector, and the signal axes are "
+            "lengths. Turn it with `s = s.transpose()`."
+        )
+    if exchanged:
+        mend = "Turn it with `s = s.transpose(navigation_axes=(0, 1), signal_axes=(2, 3))`."
+    elif navigation + detector == 4:
         mend = "Turn it with `s = s.transpose(signal_axes=2)`."
     elif navigation + detector > 4:
         mend = (
             "Choose one scan of it with `s = s.inav[:, :, 0]`, after "
             "`s = s.transpose(signal_axes=2)` if the detector's axes are not the signal axes."
         )
-    else:
+    elif navigation + detector == 3:
         array = "s.data.reshape(scan_y, scan_x, k_y, k_x)"
         lazy = ".as_lazy()" if signal._lazy else ""
         mend = (
             "If it is a list of patterns, give it the shape of the scan: "
             f"{_load_line(signal)}`s = hs.signals.Signal2D({array}){lazy}`."
         )
-    raise CalibrationError(
+    else:
+        mend = (
+            "One pattern or image is no scan: load the file that holds the pattern of every "
+            "position."
+        )
+    return (
         f"A 4D-STEM scan has 2 navigation and 2 signal dimensions; {signal!r} has {navigation} and "
         f"{detector}. {mend}"
     )
+
+
+def not_its_data(signal) -> str:
+    """What keeps a scan's data from being what its axes say, and what to do; empty if nothing."""
+    data = signal.data
+    shape = tuple(axis.size for axis in signal.axes_manager._axes)
+    if data.shape != shape:
+        return (
+            f"The axes have the sizes {shape} (scan_y, scan_x, k_y, k_x), but the data have the "
+            f"shape {data.shape}. Make the signal anew from its data, "
+            "`hs.signals.Signal2D(s.data)`, and set its axes."
+        )
+    if 0 in shape:
+        return f"There is nothing in the data: their shape is {shape} (scan_y, scan_x, k_y, k_x)."
+    lazily = getattr(data, "_meta", None)
+    if np.ma.is_masked(data) or isinstance(lazily, np.ma.MaskedArray):
+        return (
+            "The data are a masked array, and what is below its mask would be used. Set it to "
+            "zero, `s.data = s.data.filled(0)`, and mask pixels and positions in the call. Of a "
+            "lazy signal, `s.data = s.data.map_blocks(np.ma.filled, 0)`."
+        )
+    return ""
+
+
+def _is_exchanged(signal) -> bool:
+    """Whether the units of four axes say that the detector's are the first two of the array."""
+    manager = signal.axes_manager
+    kinds = []
+    for axis in (*manager.navigation_axes[::-1], *manager.signal_axes[::-1]):
+        try:
+            kinds.append(read_unit(axis.units).kind)
+        except UnitError:
+            return False
+    return kinds[2:] == ["length"] * 2 and kinds[:2] in (["reciprocal"] * 2, ["angle"] * 2)
 
 
 # the reader's own word for the shape of the scan, where the file does not hold it

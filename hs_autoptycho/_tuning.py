@@ -25,7 +25,7 @@ from hs_autoptycho.tuning.default_space import default_space
 from hs_autoptycho.tuning.engines import Engine, make_engine
 from hs_autoptycho.tuning.executor import Distributed, InProcess
 from hs_autoptycho.tuning.gain import as_counts
-from hs_autoptycho.tuning.objectives import make_objective
+from hs_autoptycho.tuning.objectives import check_objective, make_objective
 from hs_autoptycho.tuning.schedule import Strategy
 from hs_autoptycho.tuning.space import (
     Dimension,
@@ -36,6 +36,7 @@ from hs_autoptycho.tuning.space import (
 )
 from hs_autoptycho.tuning.strategies import check_strategy, make_strategy
 from hs_autoptycho.tuning.study import Study
+from hs_autoptycho.tuning.study_file import check_path
 from hs_autoptycho.tuning.trial import Fidelity
 from hs_autoptycho.tuning.tuner import Tuning, tune
 
@@ -79,6 +80,17 @@ def tune_signal(
     random_state = check_seed(random_state)
     check_strategy(strategy)
     engine = make_engine(engine)
+    check_objective(objective)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback={callback!r}: a function of a trial's dictionary is needed.")
+    if client is not None and not callable(getattr(client, "submit", None)):
+        raise TypeError(f"client={client!r}: a `distributed.Client` is needed.")
+    if study is not None:
+        study = check_path(study)
+    if not isinstance(fixed, Mapping | None):
+        raise TypeError(
+            f"fixed={fixed!r}: a dictionary is needed, such as {{'scan_rotation': -12.5}}."
+        )
     held = dict(fixed or {})
     recording = {name: held.pop(name, None) for name in RECORDING}
     check_names(held, "fixed parameter")

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
-from hs_autoptycho._quantities import QUANTITIES, TEM, CalibrationError, electron_wavelength
-from hs_autoptycho._signal_reader import SignalReader
+from hs_autoptycho._quantities import (
+    QUANTITIES,
+    TEM,
+    CalibrationError,
+    electron_wavelength,
+    shortened,
+)
+from hs_autoptycho._signal_reader import SignalReader, not_its_data
 from hs_autoptycho.ptycho.disk import DiskError, measure_disk
 from hs_autoptycho.ptycho.patterns import DETECTOR_FLIPS, flip_point
 
 __all__ = [
     "CalibrationError",
     "Geometry",
+    "check_disk",
     "check_signal",
     "electron_wavelength",
     "geometry_from_signal",
@@ -153,13 +161,9 @@ def check_signal(signal, **stated: float) -> None:
         As for `geometry_from_signal`.
     """
     reader = SignalReader(signal)
-    shape = (*reader.scan_shape, *reader.detector_shape)
-    if signal.data.shape != shape:
-        raise CalibrationError(
-            f"The axes have the sizes {shape} (scan_y, scan_x, k_y, k_x), but the data have the "
-            f"shape {signal.data.shape}. Make the signal anew from its data, "
-            "`hs.signals.Signal2D(s.data)`, and set its axes."
-        )
+    problem = not_its_data(signal)
+    if problem:
+        raise CalibrationError(problem)
     if not signal._lazy:
         return
     energy = reader.number("beam_energy", stated.get("beam_energy"), needed=True)
@@ -307,21 +311,51 @@ def geometry_from_signal(
     )
 
 
+def check_disk(
+    center: Any, radius: Any, detector_shape: tuple[int, int]
+) -> tuple[tuple[float, float] | None, float | None]:
+    """A disk's centre and radius as plain numbers; None remains None.
+
+    Parameters
+    ----------
+    center
+        (row, column) in detector pixels.
+    radius
+        Detector pixels.
+    detector_shape
+        (k_y, k_x).
+
+    Raises
+    ------
+    CalibrationError
+        If the centre is no pair of numbers on the detector, or the radius does not fit on it.
+    """
+    if center is not None:
+        pair = center.tolist() if isinstance(center, np.ndarray) else center
+        good = isinstance(pair, tuple | list) and len(pair) == 2 and all(map(_is_real, pair))
+        if not (good and all(-1 < v < n for v, n in zip(pair, detector_shape, strict=True))):
+            raise CalibrationError(
+                f"disk_center={shortened(center)} is not a (row, column) in detector pixels, of "
+                f"which there are {detector_shape[0]} x {detector_shape[1]}."
+            )
+        center = float(pair[0]), float(pair[1])
+    if radius is not None:
+        if not (_is_real(radius) and 0 < 2 * radius <= max(detector_shape)):
+            raise CalibrationError(
+                f"disk_radius={shortened(radius)} is not a radius in detector pixels, of which "
+                f"there are {detector_shape[0]} x {detector_shape[1]}."
+            )
+        radius = float(radius)
+    return center, radius
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def _disk(mean_pattern, center, radius) -> tuple[tuple[float, float], float]:
     """What was given of the disk's centre and radius, and the rest measured."""
-    if center is not None:
-        try:
-            center = float(center[0]), float(center[1])
-            if not np.isfinite(center).all():
-                raise ValueError
-        except (TypeError, ValueError, IndexError) as error:
-            raise CalibrationError(
-                f"disk_center={center!r} is not a (row, column) in detector pixels."
-            ) from error
-    if radius is not None:
-        if not (isinstance(radius, (int, float, np.number)) and 0 < radius < math.inf):
-            raise CalibrationError(f"disk_radius={radius!r} is not a radius in detector pixels.")
-        radius = float(radius)
+    center, radius = check_disk(center, radius, np.shape(mean_pattern))
     if center is None or radius is None:
         row, col, measured = measure_disk(mean_pattern)
         center = (row, col) if center is None else center

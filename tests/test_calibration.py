@@ -522,7 +522,7 @@ def test_measured_convergence_angle_that_is_not_plausible():
         (hs.signals.BaseSignal(np.zeros((2, 3, 4, 6))), "s.transpose(signal_axes=2)"),
         (hs.signals.Signal1D(np.zeros((2, 3, 4, 6))), "s.transpose(signal_axes=2)"),
         (hs.signals.Signal2D(np.zeros((3, 4, 6))), "reshape(scan_y, scan_x, k_y, k_x)"),
-        (hs.signals.Signal2D(np.zeros((4, 6))), "reshape(scan_y, scan_x, k_y, k_x)"),
+        (hs.signals.Signal2D(np.zeros((4, 6))), "One pattern or image is no scan"),
         (hs.signals.Signal2D(np.zeros((2, 2, 3, 4, 6))), "s.inav[:, :, 0]"),
     ],
 )

@@ -276,8 +276,12 @@ def test_limits(junction, clusters):
 
 
 def test_signals_that_are_no_scan(small):
-    for signal, dimensions in ((small.inav[0, 0], "0 and 2"), (small.inav[0], "1 and 2")):
-        with pytest.raises(PatternError, match=rf"has {dimensions}\. .*transpose"):
+    for signal, message in (
+        (small.inav[0, 0], r"has 0 and 2\. One pattern"),
+        (small.inav[0], r"has 1 and 2\. .*reshape"),
+        (small.transpose(), "those of the detector.*transpose"),
+    ):
+        with pytest.raises(PatternError, match=message):
             signal.cluster_hierarchical()
     with pytest.raises(PatternError, match="single pattern"):
         small.inav[:1, :1].cluster_hierarchical()

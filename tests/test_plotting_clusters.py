@@ -79,10 +79,55 @@ def test_colors_are_nested():
     assert warmth[:8].min() > 0 > warmth[8:].max()
 
 
-def test_two_colors_differ_for_those_who_do_not_see_red_or_green():
-    colors = leaf_colors(build(TREES["two"])[0])
-    # what they are left with is blue against yellow
-    assert abs(colors[0, 2] - colors[1, 2]) > 0.5
+# linear light as it is seen without one kind of cones (Machado et al., IEEE Trans. Vis. Comput.
+# Graph. 15, 1291, 2009)
+SIGHT = {
+    "all cones": np.eye(3),
+    "no long ones": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "no medium ones": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "no short ones": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+
+
+def oklab(linear):
+    """Coordinates in which distances are those that are seen (Ottosson 2020)."""
+    to_lms = [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+    to_lab = [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+    return np.cbrt(np.clip(linear, 0, 1) @ np.array(to_lms).T) @ np.array(to_lab).T
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("two", 0.2), ("three", 0.2), ("five", 0.13), ("nine", 0.08), ("chain", 0.04)],
+)
+def test_leaves_are_told_apart_by_colour_blind_readers(name, least, sight):
+    colors = leaf_colors(build(TREES[name])[0])
+    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+    seen = oklab(linear @ np.array(SIGHT[sight]).T)
+    distances = np.linalg.norm(seen[:, None] - seen, axis=-1)
+    # a difference of about 0.02 is just seen
+    assert distances[~np.eye(len(seen), dtype=bool)].min() > least
 
 
 def test_boundaries_are_the_edges_between_labels():

@@ -212,6 +212,65 @@ report["methods"] = has_methods(hs.signals.Signal2D)
     assert report == {"methods": True}
 
 
+# ------------------------------------------------- what signals without the methods say of them
+
+SIGNPOSTS = """
+import copy, inspect, pathlib, pickle, pydoc, tempfile
+{first}
+import numpy as np
+import hyperspy.api as hs
+
+def said(signal):
+    try:
+        signal.cluster_hierarchical
+    except AttributeError as error:
+        return str(error)
+
+with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / "scan.npy"
+    np.save(path, np.zeros((3, 4, 6, 8)))
+    for name, lazy in (("plain", False), ("lazy", True)):
+        s = hs.load(path, lazy=lazy)
+        report[name] = said(s)
+        report[f"{{name}} has"] = hasattr(s, "reconstruct_ptycho")
+        report[f"{{name}} class has"] = hasattr(type(s), "reconstruct_ptycho")
+        report[f"{{name}} turned"] = has_methods(s.transpose(signal_axes=2))
+        report[f"{{name}} copied"] = said(s.deepcopy())
+
+spectrum = hs.signals.Signal1D(np.ones((2, 3)))
+report["spectrum"] = said(spectrum)
+report["waves"] = said(hs.signals.ComplexSignal2D(np.ones((2, 3, 4, 6), complex)))
+report["no axes"] = said(object.__new__(hs.signals.BaseSignal))
+report["help"] = "decomposition" in pydoc.render_doc(hs.signals.BaseSignal)
+report["members"] = "decomposition" in dict(inspect.getmembers(spectrum))
+report["class"] = pickle.loads(pickle.dumps(hs.signals.BaseSignal)) is hs.signals.BaseSignal
+"""
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "",
+        "from hyperspy.signals import BaseSignal",
+        "from hyperspy._signals.lazy import LazySignal",
+    ],
+)
+def test_signals_without_the_methods_say_what_to_do(first):
+    report = run(SIGNPOSTS.format(first=first))
+    for name in ("plain", "lazy"):
+        kind = "LazySignal" if name == "lazy" else "BaseSignal"
+        start = f"'{kind}' object has no attribute 'cluster_hierarchical'. "
+        assert report[name].startswith(start)
+        assert "`s = s.transpose(signal_axes=2)`" in report[name]
+        assert report[f"{name} copied"] == report[name]
+        assert report[f"{name} turned"] is True
+        assert report[f"{name} has"] is report[f"{name} class has"] is False
+    assert "One pattern or image is no scan" in report["spectrum"]
+    assert "`s = s.amplitude**2`" in report["waves"]
+    assert report["no axes"] == "'BaseSignal' object has no attribute 'cluster_hierarchical'"
+    assert report["help"] is report["members"] is report["class"] is True
+
+
 # --------------------------------------------------------------------- it cannot break HyperSpy
 
 
@@ -269,10 +328,21 @@ def test_a_module_without_signal2d_is_watched(fake_hyperspy):
     assert type(fake_hyperspy) is types.ModuleType
 
 
+def test_a_name_that_basesignal_has_is_left_alone(monkeypatch):
+    theirs = lambda self: "theirs"  # noqa: E731
+    module = types.ModuleType(_registration._BASE_MODULE)
+    module.BaseSignal = type("BaseSignal", (), {"autotune_ptycho": theirs})
+    monkeypatch.setitem(sys.modules, _registration._BASE_MODULE, module)
+    assert _registration.attach(_registration._BASE_MODULE)
+    assert module.BaseSignal.autotune_ptycho is theirs
+    with pytest.raises(AttributeError, match="'BaseSignal' object has no attribute"):
+        _ = module.BaseSignal().reconstruct_ptycho
+
+
 def test_registering_twice_leaves_one_finder():
     _registration.register()
     _registration.register()
-    finders = [f for f in sys.meta_path if type(f).__name__ == "_Signal2DFinder"]
+    finders = [f for f in sys.meta_path if type(f).__name__ == "_SignalFinder"]
     assert len(finders) == 1
 
 

@@ -4,7 +4,10 @@ The files are written here, in the layout of each format: by RosettaSciIO where 
 by byte where it only reads it.
 """
 
+import json
 import re
+import shutil
+import struct
 
 import hyperspy.api as hs
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 
 import hs_autoptycho
 from hs_autoptycho._quantities import CalibrationError
+from hs_autoptycho.clustering.survey import PatternError
 from hs_autoptycho.ptycho.disk import DiskError
 from hs_autoptycho.ptycho.loading import DataError
 
@@ -206,6 +210,30 @@ def test_panta_rhei(tmp_path):
     check(hs.load(tmp_path / "scan.prz", lazy=True), data, ENERGY, STEP, PIXEL)
 
 
+def test_panta_rhei_with_metadata(tmp_path):
+    data = patterns((24, 32))
+    calibration = [
+        {"value": value, "offset": 0.0, "unit": unit}
+        for value, unit in ((0.6, "1/nm"), (0.6, "1/nm"), (0.09, "nm"), (0.09, "nm"))
+    ]
+    meta = {
+        "electron_gun.voltage": 80e3,
+        "content.types": ["CameraX", "CameraY", "ScanX", "ScanY"],
+        "device.calib": calibration,
+        "ref_size": list(data.shape[::-1]),
+    }
+    with open(tmp_path / "scan.prz", "wb") as file:
+        np.savez(file, data=data, meta_data_json=np.array(json.dumps([meta])))
+    check(hs.load(tmp_path / "scan.prz", lazy=True), data)
+
+
+def test_panta_rhei_compressed(tmp_path):
+    signal((24, 32)).save(tmp_path / "scan.prz")
+    # HyperSpy compresses, and pickles the metadata, which it does not read unless it is told to
+    s = hs.load(tmp_path / "scan.prz")
+    check(s, patterns((24, 32)), ENERGY, STEP, PIXEL, lazy=False)
+
+
 def test_numpy(tmp_path):
     np.save(tmp_path / "scan.npy", patterns((24, 32)))
     s = hs.load(tmp_path / "scan.npy", lazy=True)
@@ -214,13 +242,42 @@ def test_numpy(tmp_path):
 
 
 def turned(s, detector):
-    """A file without navigation axes: what the functions say of it, done."""
+    """A file without navigation axes: what the methods and the functions say of it, done."""
     assert s.axes_manager.navigation_dimension == 0
-    with pytest.raises(CalibrationError) as error:
-        hs_autoptycho.estimate_geometry(s)
-    line = mended(error, "transpose")
-    assert line == "s = s.transpose(signal_axes=2)"
-    return run(line, s, detector)
+    lines = []
+    for kind, ask in (
+        (CalibrationError, lambda: hs_autoptycho.estimate_geometry(s)),
+        (AttributeError, lambda: s.reconstruct_ptycho(defocus=100)),
+        (AttributeError, lambda: s.cluster_hierarchical()),
+    ):
+        with pytest.raises(kind) as error:
+            ask()
+        lines.append(mended(error, "transpose"))
+    assert set(lines) == {"s = s.transpose(signal_axes=2)"}
+    return run(lines[0], s, detector)
+
+
+def test_detector_first(tmp_path):
+    """Units that say so are believed; without navigation axes, and with the wrong ones."""
+    s = signal((24, 32)).transpose(signal_axes=(0, 1), navigation_axes=(2, 3)).transpose()
+    s = hs.signals.BaseSignal(
+        s.data.transpose(2, 3, 0, 1),
+        axes=[s.axes_manager._axes[i].get_axis_dictionary() | {"navigate": False}
+              for i in (2, 3, 0, 1)],
+    )  # fmt: skip
+    s.metadata.set_item("Acquisition_instrument.TEM.beam_energy", 80.0)
+    with pytest.raises(AttributeError) as error:
+        s.reconstruct_ptycho(defocus=100)
+    right = run(mended(error, "transpose"), s.as_lazy(), (24, 32))
+    check(right, patterns((24, 32)))
+    wrong = s.as_lazy().transpose(signal_axes=2)
+    for ask, kind in (
+        (lambda: wrong.reconstruct_ptycho(defocus=100), CalibrationError),
+        (lambda: wrong.cluster_hierarchical(), PatternError),
+    ):
+        with pytest.raises(kind, match="those of the detector") as error:
+            ask()
+        check(run(mended(error, "transpose"), wrong, (24, 32)), patterns((24, 32)))
 
 
 # -- HDF5: py4DSTEM, EMD (Berkeley), Arina ----------------------------------------------------
@@ -256,9 +313,7 @@ def test_py4dstem_file(tmp_path):
 def test_emd_berkeley(tmp_path):
     signal((24, 32)).save(tmp_path / "scan.emd")
     s = hs.load(tmp_path / "scan.emd", lazy=True)
-    # it has the scan last
-    s = s.transpose(navigation_axes=(2, 3), signal_axes=(0, 1))
-    check(s, patterns((24, 32)), ENERGY)
+    check(turned(s, (24, 32)), patterns((24, 32)), ENERGY)
 
 
 def test_arina(tmp_path):
@@ -274,6 +329,120 @@ def test_arina(tmp_path):
     s = hs.load(tmp_path / "scan_master.h5", file_format="Arina", navigation_shape=SCAN)
     s = turned(s, (32, 32))
     check(s, data, ENERGY, "scan_step", "reciprocal_pixel", lazy=False)
+
+
+# -- Gatan's DigitalMicrograph -----------------------------------------------------------------
+
+
+def dm4(tree):
+    """A DM4 file of nested dictionaries, lists, text, numbers and arrays."""
+
+    def tag(name, value):
+        name = name.encode()
+        if isinstance(value, dict | list):
+            body = group(value)
+            return struct.pack(">bh", 20, len(name)) + name + struct.pack(">q", len(body)) + body
+        if isinstance(value, str):
+            value = np.array(list(value.encode("utf-16-le")), "u1").view("<u2")
+        if isinstance(value, np.ndarray):
+            code = {"u2": 4, "u1": 10}[value.dtype.str[1:]]
+            kind, raw = struct.pack(">4q", 3, 20, code, value.size), value.tobytes()
+        else:
+            code, letter = (5, "L") if isinstance(value, int) else (7, "d")
+            kind, raw = struct.pack(">2q", 1, code), struct.pack("<" + letter, value)
+        body = b"%%%%" + kind + raw
+        return struct.pack(">bh", 21, len(name)) + name + struct.pack(">q", len(body)) + body
+
+    def group(value):
+        items = value.items() if isinstance(value, dict) else [("", v) for v in value]
+        return struct.pack(">bbq", 0, 0, len(items)) + b"".join(tag(*item) for item in items)
+
+    root = group(tree)
+    return struct.pack(">iqi", 4, len(root), 1) + root
+
+
+def write_dm4(path, data, axes):
+    """Axes (scale, units) in the order of the array; DigitalMicrograph has the last one first."""
+    dimensions = [{"Origin": 0.0, "Scale": scale, "Units": units} for scale, units in axes[::-1]]
+    brightness = {"Origin": 0.0, "Scale": 1.0, "Units": ""}
+    image = {
+        "Calibrations": {"Brightness": brightness, "Dimension": dimensions},
+        "Data": data.ravel(),
+        "DataType": 10,
+        "Dimensions": [int(n) for n in data.shape[::-1]],
+        "PixelDepth": 2,
+    }
+    tags = {"Microscope Info": {"Voltage": 80e3}}
+    path.write_bytes(dm4({"ImageList": [{"ImageData": image, "ImageTags": tags, "Name": "4D"}]}))
+
+
+STEPS = [(0.09, "nm")] * 2
+PIXELS = [(0.6, "1/nm")] * 2
+
+
+def test_digital_micrograph(tmp_path):
+    data = patterns((24, 32), np.uint16)
+    write_dm4(tmp_path / "scan.dm4", data, STEPS + PIXELS)
+    check(hs.load(tmp_path / "scan.dm4", lazy=True), data)
+
+
+def test_digital_micrograph_not_calibrated(tmp_path):
+    data = patterns((24, 32), np.uint16)
+    write_dm4(tmp_path / "scan.dm4", data, [(1.0, "")] * 4)
+    check(hs.load(tmp_path / "scan.dm4", lazy=True), data, STEP, PIXEL)
+
+
+def test_digital_micrograph_with_the_detector_first(tmp_path):
+    data = patterns((24, 32), np.uint16)
+    write_dm4(tmp_path / "scan.dm4", data.transpose(2, 3, 0, 1).copy(), PIXELS + STEPS)
+    s = hs.load(tmp_path / "scan.dm4", lazy=True)
+    assert s.axes_manager.navigation_shape == (32, 24)
+    with pytest.raises(CalibrationError) as error:
+        s.reconstruct_ptycho(defocus=100)
+    check(run(mended(error, "transpose"), s, (24, 32)), data)
+
+
+def test_one_pattern(shared_data):
+    s = hs.load(shared_data / "vendor_files" / "test_diffraction_pattern.dm3")
+    assert s.axes_manager.navigation_dimension == 0
+    for kind, method in ((CalibrationError, s.reconstruct_ptycho), (CalibrationError,
+                         s.autotune_ptycho), (PatternError, s.cluster_hierarchical)):  # fmt: skip
+        with pytest.raises(kind, match="One pattern or image is no scan"):
+            method()
+
+
+# -- Thermo Fisher's Velox --------------------------------------------------------------------
+
+
+def test_velox(tmp_path):
+    """A stack of camera images, which is how HyperSpy reads what Velox has of a scan."""
+    h5py = pytest.importorskip("h5py")
+    data = patterns((24, 32), np.uint16)
+    meta = {
+        "BinaryResult": {
+            "PixelSize": {"width": "600000000", "height": "600000000"},
+            "Offset": {"x": "0", "y": "0"}, "PixelUnitX": "1/m", "PixelUnitY": "1/m",
+            "DetectorIndex": "0",
+        },
+        "Detectors": {"Detector-0": {"DetectorName": "BM-Ceta", "ExposureTime": "0.01"}},
+        "Scan": {},
+        "Acquisition": {"AcquisitionStartDatetime": {"DateTime": "1700000000"}},
+        "Optics": {"AccelerationVoltage": "80000"},
+        "CustomProperties": {},
+    }  # fmt: skip
+    with h5py.File(tmp_path / "scan.emd", "w") as file:
+        version = json.dumps({"format": "Velox", "version": "1.9"}).encode()
+        file.create_dataset("Version", data=np.array([version]))
+        group = file.create_group("Data/Image/0123456789abcdef")
+        group.create_dataset("Data", data=np.moveaxis(data.reshape(12, 24, 32), 0, -1))
+        text = np.frombuffer(json.dumps(meta).encode(), "u1")
+        group.create_dataset("Metadata", data=text[:, np.newaxis])
+    s = hs.load(tmp_path / "scan.emd")
+    assert s.axes_manager.navigation_shape == (12,)
+    assert s.metadata.Acquisition_instrument.TEM.beam_energy == 80
+    with pytest.raises(CalibrationError) as error:
+        s.reconstruct_ptycho(defocus=100)
+    check(run(mended(error, "reshape"), s, (24, 32)), data, ENERGY, STEP, PIXEL, lazy=False)
 
 
 # -- measured ones ----------------------------------------------------------------------------
@@ -302,3 +471,44 @@ def test_measured(shared_data, name, options, scan, detector):
     with pytest.raises((CalibrationError, DiskError, DataError)) as error:
         s.reconstruct_ptycho(defocus=100)
     assert "`" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "scan", "missing"),
+    [
+        ("map4x4", (4, 4), [ENERGY]),
+        ("EMPAD_v1.2.2_x32_y64_size0.8", (32, 64), [ENERGY, PIXEL]),
+        ("06_35000x_alpha0p42", (128, 128), [ENERGY, PIXEL]),
+        ("stack_images", (10,), ["reshape(scan_y, scan_x, k_y, k_x)"]),
+    ],
+)
+def test_measured_headers_of_empad(shared_data, tmp_path, name, scan, missing):
+    file = shared_data / "vendor_files" / "empad_xml" / f"{name}.xml"
+    if not file.is_file():
+        pytest.skip(f"no {file}")
+    shutil.copy(file, tmp_path)
+    raw = re.search('raw_file filename="([^"]*)"', file.read_text(encoding="utf-8"))[1]
+    with open(tmp_path / raw, "wb") as data:
+        data.truncate(4 * 128 * 130 * int(np.prod(scan)))
+    s = hs.load(tmp_path / f"{name}.xml", lazy=True, file_format="EMPAD")
+    assert s.axes_manager.navigation_shape == scan
+    assert s.axes_manager.signal_shape == (128, 128)
+    with pytest.raises(CalibrationError) as error:
+        s.reconstruct_ptycho(defocus=100)
+    for text in missing:
+        assert text in str(error.value)
+
+
+def test_measured_without_navigation_axes(shared_data):
+    folder = shared_data / "vendor_files"
+    s = hs.load(folder / "emd" / "py4DSTEM_size2x3x4x5.h5", lazy=True, file_format="EMD")
+    s = turned(s, (4, 5))
+    assert s.data.shape == (2, 3, 4, 5)
+    with pytest.raises(CalibrationError, match=r"even.*Leave out the last"):
+        s.reconstruct_ptycho(defocus=100)
+    pytest.importorskip("hdf5plugin", reason="RosettaSciIO reads Arina's files with hdf5plugin")
+    s = hs.load(folder / "arina" / "test_00_master.h5", file_format="Arina")
+    s = turned(s, (192, 192))
+    assert s.data.shape == (4, 4, 192, 192)
+    with pytest.raises(DataError, match="not one count"):
+        s.reconstruct_ptycho(defocus=100)

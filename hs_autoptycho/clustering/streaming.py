@@ -225,6 +225,10 @@ def _in_memory(part) -> np.ndarray:
             part = part.to_delayed().item()
         part = part.compute(scheduler="synchronous")
     part = np.ascontiguousarray(part)
+    if part.dtype.kind not in "buif":  # a lazy array may be of another type than it says
+        raise TypeError(
+            f"Diffraction patterns have to be real numbers; a block of the data is {part.dtype}."
+        )
     if part.dtype.kind == "b":
         return part.view(np.uint8)
     if part.dtype.kind == "f" and part.dtype.itemsize not in (4, 8):

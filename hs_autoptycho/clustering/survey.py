@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
+from hs_autoptycho._quantities import check_size
 from hs_autoptycho.clustering.projection import FLAGS, moments, sum_boxes
 from hs_autoptycho.clustering.streaming import Block, reduce_patterns
 
@@ -75,7 +76,8 @@ class Sample:
         for i in range(n):
             flags[i] = sum_boxes(patterns[i], self.box, scratch)
             if flags[i] == 0:
-                boxes[i] = scratch
+                with np.errstate(over="ignore"):  # it is infinite then, and refused
+                    boxes[i] = scratch
         if patterns.dtype.kind == "f":
             self.whole = bool(np.array_equal(boxes, np.rint(boxes)))
         self.parts.append((positions, boxes, flags))
@@ -182,6 +184,7 @@ def survey(
         usable &= scan_mask.ravel()[positions]
     positions, boxes = positions[usable], boxes[usable]
     notes = []
+    check_size(float(boxes.max()) / box**2, PatternError)
     total = boxes.sum(0, dtype=float)
     bad = _bad_boxes(total)
     if bad.any():

@@ -134,6 +134,11 @@ def find_patterns(path: str | PathLike):
     import zarr
 
     found = list(_arrays(zarr.open(str(path), mode="r")))
+    if any(_is_pickled(array) for array in found):
+        raise DataError(
+            f"{path} has arrays that are pickled, which could run a program: it is not read. A "
+            "file that a microscope or HyperSpy wrote has none."
+        )
     fitting = [array for array in found if array.ndim in (3, 4)]
     if fitting:
         return max(fitting, key=lambda array: array.size)
@@ -159,6 +164,12 @@ def _check_shape(path, array, scan_shape: tuple[int, int] | None) -> None:
                 f"{path} has {slow} rows of {fast} patterns, but `scan_shape` says "
                 f"{scan_shape[0]} rows of {scan_shape[1]}."
             )
+
+
+def _is_pickled(array) -> bool:
+    """Whether zarr would unpickle what it reads."""
+    codecs = [*(getattr(array, "filters", None) or ()), getattr(array, "compressor", None)]
+    return any(getattr(codec, "codec_id", "") == "pickle" for codec in codecs)
 
 
 def _arrays(item) -> Iterator[Any]:

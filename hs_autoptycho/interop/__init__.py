@@ -1,4 +1,4 @@
-"""To py4DSTEM and back: scans without a copy, reconstructions, and what they tell the tuner."""
+"""To py4DSTEM and back, and from abTEM: scans without a copy, reconstructions, start values."""
 
 import lazy_loader
 

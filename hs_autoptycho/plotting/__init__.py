@@ -1,7 +1,7 @@
 """Figures of results, drawn from arrays and dictionaries.
 
-Every function returns a :class:`matplotlib.figure.Figure` made with ``matplotlib.pyplot.figure``
-and shows nothing.
+Every function ``…_figure`` returns a :class:`matplotlib.figure.Figure` made with
+``matplotlib.pyplot.figure`` and shows nothing; :class:`LiveTuning` shows a tuning while it runs.
 """
 
 import lazy_loader

@@ -12,20 +12,19 @@ from hs_autoptycho.plotting.style import oklab_to_linear, screen_values
 
 UNCLUSTERED = "#DCDCDC"
 
-# in the Oklab space, hue in degrees: the two halves of the circle are around orange and blue
-_HUES, _LIGHTNESSES = (-12.0, 318.0), (0.38, 0.92)
+# in the Oklab space, hues in degrees of the darkest and the lightest: from brown over orange to
+# yellow, and from violet over blue to cyan; the root is green
+_ROOT, _HALVES, _LIGHTNESSES = 153.0, ((35.0, 105.0), (280.0, 190.0)), (0.38, 0.92)
 _MOST_CHROMA = 0.155
-# length of an arc of hues, to be compared with a step of lightness
-_HUE_WEIGHT = 0.15 * np.pi / 180
 
 
 def node_colors(nodes: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """A colour for every node; a node's descendants have colours near its own.
 
-    The root has all hues and lightnesses. A split divides what its node has along the wider of the
-    two, the parts as the square roots of the numbers of leaves, and every node takes the middle of
-    its share. So no two nodes side by side are alike, the first split is of hue (orange and blue,
-    which colour-blind readers tell apart) and the next ones of lightness.
+    The first split is of hue: orange and blue, which colour-blind readers tell apart. All others
+    are of lightness, of which every leaf has the same share, for hues nearer to each other than
+    these two are the same to one or another reader, and lightness is seen by all; a little of hue
+    goes with it. A node has the middle of what its leaves have.
 
     Parameters
     ----------
@@ -38,26 +37,27 @@ def node_colors(nodes: Sequence[Mapping[str, Any]]) -> np.ndarray:
         Float array (nodes, 3), sRGB between 0 and 1.
     """
     leaves = np.ptp(leaf_ranges(nodes), axis=1)
-    share = {0: (_HUES, _LIGHTNESSES)}
+    share = {0: (None, *_LIGHTNESSES)}  # half of the hues, and lightnesses from and to
     waiting = [0]
     while waiting:
         index = waiting.pop()
         children = nodes[index]["children"]
         if not children:
             continue
-        hues, lightnesses = share[index]
-        weights = np.sqrt(leaves[list(children)])
-        part = weights[0] / weights.sum()
-        if _HUE_WEIGHT * (hues[1] - hues[0]) >= lightnesses[1] - lightnesses[0] or index == 0:
-            middle = hues[0] + part * (hues[1] - hues[0])
-            halves = [((hues[0], middle), lightnesses), ((middle, hues[1]), lightnesses)]
+        half, dark, light = share[index]
+        middle = dark + leaves[children[0]] / leaves[index] * (light - dark)
+        if index == 0:
+            parts = [(0, dark, light), (1, dark, light)]
         else:
-            middle = lightnesses[0] + part * (lightnesses[1] - lightnesses[0])
-            halves = [(hues, (lightnesses[0], middle)), (hues, (middle, lightnesses[1]))]
-        share.update(zip(children, halves, strict=True))
+            parts = [(half, dark, middle), (half, middle, light)]
+        share.update(zip(children, parts, strict=True))
         waiting.extend(children)
-    middles = [np.mean(share[index], axis=1) for index in range(len(nodes))]
-    return np.array([_srgb(lightness, np.radians(hue)) for hue, lightness in middles])
+    colors = []
+    for half, dark, light in (share[index] for index in range(len(nodes))):
+        lightness = (dark + light) / 2
+        hue = _ROOT if half is None else np.interp(lightness, _LIGHTNESSES, _HALVES[half])
+        colors.append(_srgb(lightness, np.radians(hue)))
+    return np.array(colors)
 
 
 def leaf_colors(nodes: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hs_autoptycho.plotting.style import BLUE, GREY, STYLE, VERMILION, robust_limits
+from hs_autoptycho.plotting.style import (
+    BLUE,
+    GREY,
+    STYLE,
+    VERMILION,
+    draw_scale_bar,
+    hide_ticks,
+    robust_limits,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +27,6 @@ _NAMES = {
     "convergence_angle": "convergence angle",
 }
 _MOST_DOSES = 6  # whose images are shown
-_BARS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # lengths in Å
 
 
 def design_figure(
@@ -80,8 +87,9 @@ def design_figure(
             _draw_setting(ax, name, units[name], doses, trials, best, reference, colors)
             ax.set_ylabel(score)
         if len(doses) > 1:
-            style = {"fontsize": 6, "frameon": False, "markerscale": 1.5, "handletextpad": 0.1}
-            axes[1].legend(title="e/Å²", title_fontsize=6, **style)
+            style = {"frameon": False, "markerscale": 1.5, "handletextpad": 0.1}
+            place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0}
+            axes[-1].legend(title="e/Å²", title_fontsize=8, **style, **place)
         panels = lower.subplots(rows, len(shown) + 1, squeeze=False)
         limits = robust_limits(truth)
         labels = ("best", "reference")[:rows]
@@ -90,16 +98,18 @@ def design_figure(
             for column, i in enumerate(shown):
                 ax = panels[row, column]
                 _draw_image(ax, images[row, i], pixel, limits)
-                title = f"{doses[i]:.3g} e/Å²\n" if row == 0 else ""
+                title = f"{_dose(doses[i])} e/Å²\n" if row == 0 else ""
                 mean = scores[row][i]["mean"]  # nan where there was no repeat
                 ax.set_title(f"{title}{label} {mean:.3f}" if mean == mean else f"{title}{label}")
                 if row == 0:
                     ax.set_xlabel(_in_words(best[i], names, units), fontsize=7)
             last = panels[row, -1]
             if row == 0:
-                _draw_image(last, truth, pixel, limits)
+                shown_truth = _draw_image(last, truth, pixel, limits)
                 last.set_title("truth")
-                _draw_bar(last, truth.shape, pixel)
+                bar = last.inset_axes((1.03, 0, 0.06, 1))
+                figure.colorbar(shown_truth, cax=bar, label="phase (rad)", extend="both")
+                draw_scale_bar(last, truth.shape, pixel[1])
             else:
                 last.set_axis_off()
         if reference is not None:
@@ -135,32 +145,30 @@ def _draw_setting(ax: Axes, name, unit, doses, trials, best, reference, colors) 
         ]
         x = [t["parameters"][name] for t in some]
         y = [1 - t["objective"] for t in some]
-        ax.scatter(x, y, s=9, color=color, linewidths=0, alpha=0.75, label=f"{dose:.3g}")
+        ax.scatter(x, y, s=9, color=color, linewidths=0, alpha=0.75, label=_dose(dose))
         ax.axvline(chosen[name], ymax=0.04, color=color, linewidth=2)
     if reference is not None:
         ax.axvline(reference[name], color=GREY, linewidth=0.8, linestyle=":")
     ax.set_xlabel(f"{_NAMES[name]} ({unit})")
 
 
-def _draw_image(ax: Axes, image: np.ndarray, pixel, limits) -> None:
-    ax.imshow(
+def _draw_image(ax: Axes, image: np.ndarray, pixel, limits):
+    """The image as matplotlib has it."""
+    drawn = ax.imshow(
         image, cmap="magma", vmin=limits[0], vmax=limits[1], aspect=pixel[0] / pixel[1],
         interpolation="nearest",
     )  # fmt: skip
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    hide_ticks(ax)
+    return drawn
 
 
-def _draw_bar(ax: Axes, shape, pixel) -> None:
-    """The longest bar that is no more than a third of the image."""
-    width = shape[1] * pixel[1]
-    length = max([bar for bar in _BARS if bar <= width / 3], default=_BARS[0])
-    y, x = 0.93 * shape[0], 0.06 * shape[1]
-    ax.plot([x, x + length / pixel[1]], [y, y], color="white", linewidth=3, solid_capstyle="butt")
-    style = {"color": "white", "fontsize": 8, "va": "bottom"}
-    ax.text(x, y - 0.025 * shape[0], f"{length:g} Å", **style)
+def _dose(dose: float) -> str:
+    """Three digits, as one writes them: 500, 2×10⁴."""
+    if dose < 1e4:
+        return f"{dose:.3g}" if dose < 1e3 else f"{dose:.0f}"
+    digits, power = f"{dose:.2e}".split("e")
+    digits = digits.rstrip("0").rstrip(".")
+    return ("" if digits == "1" else f"{digits}×") + f"$10^{{{int(power)}}}$"
 
 
 def _in_words(settings: Mapping[str, float], names, units) -> str:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hs_autoptycho.plotting.style import BLUE, GREY, ORANGE, STYLE, VERMILION
+from hs_autoptycho.plotting.style import BLUE, CATEGORIES, GREY, ORANGE, STYLE, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_TITLES = ("$e_{xx}$ (%)", "$e_{yy}$ (%)", "$e_{xy}$ (%)", "rotation (°)")
+_NAMES = ("$e_{xx}$", "$e_{yy}$", "$e_{xy}$", "rotation")
+_UNITS = ("%", "%", "%", "°")
 _COLOURS = (BLUE, VERMILION, ORANGE, GREY)
 _FACTORS = (100.0, 100.0, 100.0, 1.0)
 
@@ -69,7 +70,7 @@ def strain_figure(
         )
         for index, ax in enumerate(top.subplots(1, 4)):
             _draw_map(ax, strain[index] * _FACTORS[index], leaf_labels, extent)
-            ax.set_title(_TITLES[index])
+            ax.set_title(f"{_NAMES[index]} ({_UNITS[index]})")
             label = f" ({units})" if units else ""
             ax.set(xlabel=f"x{label}", ylabel=f"y{label}" if index == 0 else "")
         left, middle, right = bottom.subplots(1, 3, width_ratios=(1.3, 1, 1))
@@ -89,6 +90,7 @@ def _draw_map(ax: Axes, image: np.ndarray, labels: np.ndarray, extent) -> None:
     )  # fmt: skip
     for (x0, x1), (y0, y1) in _outlines(labels, extent):
         ax.plot((x0, x1), (y0, y1), color="black", linewidth=0.5, solid_capstyle="butt")
+    # its units stand in the title
     ax.figure.colorbar(shown, cax=ax.inset_axes((1.02, 0, 0.04, 1)), extend="both")
 
 
@@ -118,7 +120,7 @@ def _draw_statistics(ax: Axes, statistics) -> None:
         means = [100 * entry[name]["mean"] for entry in shown]
         errors = [100 * (entry[name]["standard_error"] or 0) for entry in shown]
         ax.bar(
-            places, means, 0.2, yerr=errors, color=_COLOURS[index], label=_TITLES[index][:-4],
+            places, means, 0.2, yerr=errors, color=_COLOURS[index], label=_NAMES[index],
             error_kw={"linewidth": 0.8, "capsize": 2},
         )  # fmt: skip
     ax.axhline(0, color="black", linewidth=0.6)
@@ -134,7 +136,7 @@ def _draw_errors(ax: Axes, errors: np.ndarray) -> None:
         values = 100 * errors[index][np.isfinite(errors[index])]
         if values.size:
             bins = np.linspace(0, np.quantile(values, 0.99) * 1.3 + 1e-12, 50)
-            label = f"{_TITLES[index][:-4]}, median {np.median(values):.2g} %"
+            label = f"{_NAMES[index]}, median {np.median(values):.2g} %"
             ax.hist(values, bins, histtype="step", color=_COLOURS[index], label=label)
             drawn = True
     if drawn:
@@ -144,12 +146,11 @@ def _draw_errors(ax: Axes, errors: np.ndarray) -> None:
 
 
 def _draw_reasons(ax: Axes, reasons: np.ndarray, table: Sequence[str], extent) -> None:
-    import matplotlib.pyplot as plt
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
     ax.set_axis_off()
-    colours = ["white", *plt.get_cmap("tab10").colors][: len(table)]
+    colours = ["white", *CATEGORIES][: len(table)]
     inset = ax.inset_axes((0.0, 0.3, 1.0, 0.7))
     inset.imshow(
         reasons, cmap=ListedColormap(colours), vmin=-0.5, vmax=len(table) - 0.5, extent=extent,

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 # of Okabe and Ito, told apart by colour-blind readers
 BLUE, VERMILION, ORANGE, GREY = "#0072B2", "#D55E00", "#E69F00", "#8C8C8C"
+# the same for whatever comes in any number, neighbours far apart
+CATEGORIES = (BLUE, ORANGE, "#009E73", VERMILION, "#56B4E9", "#CC79A7", "#F0E442", "#000000")
+# below a grey image, seen where it has no value
+NOWHERE = "#D6E6F5"
 
 STYLE = {
     "font.size": 9,
@@ -89,3 +95,47 @@ def whole_numbers(ax) -> None:
     from matplotlib.ticker import MaxNLocator
 
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+
+
+def length_unit(extent: float) -> tuple[str, float]:
+    """Unit in which a length of `extent` Å is written, and the Å in one."""
+    for name, size in (("µm", 1e4), ("nm", 10.0)):
+        if extent >= 10 * size:
+            return name, size
+    return "Å", 1.0
+
+
+def draw_scale_bar(ax, shape: tuple[int, int], pixel: float) -> None:
+    """Draw a bar of a round length near a quarter of the width into an image.
+
+    Parameters
+    ----------
+    ax
+        Axes of the image, in pixels.
+    shape
+        Of the image, (rows, columns).
+    pixel
+        Its width in Å.
+    """
+    from matplotlib.patheffects import withStroke
+
+    rows, columns = shape
+    width = columns * pixel
+    decade = 10 ** math.floor(math.log10(width / 4))
+    length = max(m * decade for m in (1, 2, 5) if m * decade <= width / 4)
+    unit, size = length_unit(length)
+    x, y = 0.06 * columns, 0.94 * rows
+    # white with a dark rim can be seen on any image
+    rim = [withStroke(linewidth=4, foreground="black")]
+    ax.plot([x, x + length / pixel], [y, y], color="white", linewidth=2.5,
+            solid_capstyle="butt", path_effects=rim)  # fmt: skip
+    ax.text(x, y - 0.03 * rows, f"{length / size:g} {unit}", color="white", fontsize=8,
+            va="bottom", path_effects=[withStroke(linewidth=1.5, foreground="black")])  # fmt: skip
+    ax.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
+
+
+def hide_ticks(ax) -> None:
+    """Take ticks and frame away from an image that has a scale bar."""
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(False)

@@ -9,9 +9,12 @@ import numpy as np
 
 from hs_autoptycho.plotting.style import (
     BLUE,
+    NOWHERE,
     STYLE,
     VERMILION,
     complex_to_rgb,
+    draw_scale_bar,
+    length_unit,
     robust_limits,
     whole_numbers,
 )
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MAX_MODES = 6  # shown; the powers of the others are summed up in a note
+_WRAPPED = 1.8 * math.pi  # phases over a wider range are likely to be wrapped
 
 
 def summary_figure(
@@ -37,10 +41,15 @@ def summary_figure(
 ) -> Figure:
     """Draw phase, its Fourier magnitude, the probe's modes and the error by iteration.
 
+    The phase is grey, darkest at its lowest. Where it fills most of a turn it may be wrapped: the
+    colours are then matplotlib's ``twilight``, perceptually even and the same at -π and π, and the
+    title says that they are cyclic. A probe's hue is its phase (the wheel shows it,
+    counter-clockwise from 0 on its right), its lightness the amplitude.
+
     Parameters
     ----------
     phase
-        Float array (y, x) in rad.
+        Float array (y, x) in rad; nan where there is none.
     pixel, origin
         Its pixel size and the position of its first pixel, (y, x) in Å.
     fourier_magnitude
@@ -82,29 +91,29 @@ def summary_figure(
     return figure
 
 
-def _length_unit(extent: float) -> tuple[str, float]:
-    """Unit in which a length of `extent` Å is written, and the Å in one."""
-    for name, size in (("µm", 1e4), ("nm", 10.0)):
-        if extent >= 10 * size:
-            return name, size
-    return "Å", 1.0
-
-
 def _draw_phase(ax: Axes, phase, pixel, origin) -> None:
     height, width = (n * d for n, d in zip(phase.shape, pixel, strict=True))
-    unit, size = _length_unit(max(height, width))
+    unit, size = length_unit(max(height, width))
     y, x = ((start - step / 2) / size for start, step in zip(origin, pixel, strict=True))
     low, high = robust_limits(phase)
+    cyclic = high - low > _WRAPPED
+    if cyclic:
+        phase, (low, high) = np.angle(np.exp(1j * phase)), (-math.pi, math.pi)
     image = ax.imshow(
         phase,
-        cmap="gray",
+        cmap="twilight" if cyclic else "gray",
         vmin=low,
         vmax=high,
         extent=(x, x + width / size, y + height / size, y),
     )
-    ax.set(title="Phase", xlabel=f"x ({unit})", ylabel=f"y ({unit})")
+    ax.set_facecolor("0.5" if cyclic else NOWHERE)  # neither map has it
+    title = "Phase (cyclic colours)" if cyclic else "Phase"
+    ax.set(title=title, xlabel=f"x ({unit})", ylabel=f"y ({unit})")
     _frame(ax)
     _colour_bar(ax, image, "phase (rad)")
+    if cyclic:
+        turns = ("$-\\pi$", "$-\\pi/2$", "0", "$\\pi/2$", "$\\pi$")
+        ax.child_axes[0].set_yticks(np.linspace(-math.pi, math.pi, 5), turns)
 
 
 def _draw_fourier(ax: Axes, magnitude, pixel) -> None:
@@ -141,7 +150,6 @@ def _draw_probe(figure, axes, probe, pixel) -> None:
     power = (np.abs(probe) ** 2).sum(axis=(1, 2), dtype=float)
     power = power / power.sum() if np.isfinite(power.sum()) and power.sum() > 0 else power
     rest = float(power[len(axes) :].sum()) if len(probe) > len(axes) else 0.0
-    width = probe.shape[2] * pixel[1]
     for index, ax in enumerate(axes):
         ax.set_axis_off()
         ax.set_anchor("N")
@@ -151,26 +159,12 @@ def _draw_probe(figure, axes, probe, pixel) -> None:
         rgb = complex_to_rgb(probe[index])
         ax.imshow(rgb, aspect=pixel[0] / pixel[1], interpolation="nearest")
         ax.set_title(f"mode {index + 1}: {100 * power[index]:.3g} %", loc="center")
-    _draw_scale_bar(axes[0], width, probe.shape[1:], pixel[1])
+    draw_scale_bar(axes[0], probe.shape[1:], pixel[1])
     _draw_colour_wheel(axes[0])
-    label = "Probe (lightness: amplitude, each mode to its own maximum)"
+    label = "Probe (hue: phase; lightness: amplitude, each mode to its own maximum)"
     if rest:
         label += f"\n{len(probe) - len(axes)} weaker modes hold {100 * rest:.2g} %"
     figure.suptitle(label, fontsize=9, x=0.01, ha="left")
-
-
-def _draw_scale_bar(ax: Axes, width: float, shape, pixel: float) -> None:
-    """Bar of a round length near a quarter of the width (in Å)."""
-    decade = 10 ** math.floor(math.log10(width / 4))
-    length = max(m * decade for m in (1, 2, 5) if m * decade <= width / 4)
-    unit, size = _length_unit(length)
-    rows, columns = shape
-    x0, y = 0.06 * columns, 0.94 * rows
-    ax.plot([x0, x0 + length / pixel], [y, y], color="white", linewidth=2.5, solid_capstyle="butt")
-    ax.text(
-        x0, y - 0.03 * rows, f"{length / size:g} {unit}", color="white", fontsize=8, va="bottom"
-    )
-    ax.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
 
 
 def _draw_colour_wheel(ax: Axes) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hs_autoptycho.plotting.picking import Panel, attach_picker
 from hs_autoptycho.plotting.style import BLUE, GREY, ORANGE, STYLE, VERMILION, whole_numbers
 
 if TYPE_CHECKING:
@@ -30,8 +31,13 @@ def tuning_figure(
     intervals: Mapping[str, Any] | None = None,
     importance: Mapping[str, float] | None = None,
     noise: float | None = None,
+    units: Mapping[str, str] | None = None,
+    figure: Figure | None = None,
 ) -> Figure:
     """Draw the objective of every trial, and each parameter against it.
+
+    In a window, or a notebook with ``%matplotlib widget``, trials can be clicked on: see
+    :class:`hs_autoptycho.plotting.picking.TrialPicker`.
 
     Parameters
     ----------
@@ -59,6 +65,10 @@ def tuning_figure(
         Name to a share of 1.
     noise
         Of the objective: a band of it about the best is shaded.
+    units
+        Name to unit, written after the best value.
+    figure
+        To draw into, and to clear before; by default a new one.
 
     Raises
     ------
@@ -82,22 +92,28 @@ def tuning_figure(
     columns = math.ceil(len(names) / rows) if rows else 1
     with plt.rc_context(STYLE):
         size = (max(8.0, 2.9 * columns), 2.9 + 2.4 * rows)
-        figure = plt.figure(figsize=size, layout="constrained")
+        if figure is None:
+            figure = plt.figure(figsize=size, layout="constrained")
+        elif len(figure.axes) != 1 + len(names):
+            figure.set_size_inches(size)
+        figure.clear()
         grid = figure.add_gridspec(rows + 1, columns, height_ratios=[1.1] + [1] * rows)
         ax = figure.add_subplot(grid[0, :])
-        _draw_convergence(ax, points, places, objective, against, noise)
+        drawn = [_draw_convergence(ax, points, places, objective, against, noise)]
         for index, name in enumerate(names):
             panel = figure.add_subplot(grid[1 + index // columns, index % columns], sharey=ax)
             column = [trial["parameters"].get(name) for trial in trials]
             log = (logarithmic or {}).get(name)
             interval = (intervals or {}).get(name)
-            _draw_parameter(panel, name, column, points, log, interval, noise)
+            unit = (units or {}).get(name, "")
+            drawn.append(_draw_parameter(panel, name, column, points, log, interval, noise, unit))
             if name in (importance or {}):
                 panel.set_title(f"matters {importance[name]:.0%}", loc="right", color=GREY)
             if index % columns == 0:
                 panel.set_ylabel(objective)
             else:
                 panel.tick_params(labelleft=False)
+    attach_picker(figure, trials, drawn, points.values)
     return figure
 
 
@@ -155,24 +171,29 @@ def _align(values, full, repeat, work, keys) -> None:
         values[own] += np.median(steps) if steps else 0.0
 
 
-def _scatter(ax: Axes, x, points: _Points, label: bool = False) -> None:
+def _scatter(ax: Axes, x, points: _Points, label: bool = False) -> Panel:
     """Full trials coloured by their number, from dark (first) to light (last); short ones grey."""
+    rows = {}
     valid = np.isfinite(points.values)
     main = valid & points.full & ~points.repeat
     style = {"s": 18, "linewidths": 0.3, "edgecolors": GREY, "zorder": 3}
     names = ("trial" if points.full.all() else "full length", "short", "repeated")
     names = names if label else (None, None, None)
-    ax.scatter(
+    full = ax.scatter(
         x[main], points.values[main], c=points.numbers[main], cmap="cividis", label=names[0],
         **style,
     )  # fmt: skip
+    rows[full] = np.flatnonzero(main)
     short, repeat = valid & ~points.full, valid & points.full & points.repeat
     if short.any():
         style = {"s": 7, "color": GREY, "alpha": 0.55, "linewidths": 0, "zorder": 2}
-        ax.scatter(x[short], points.values[short], label=names[1], **style)
+        dots = ax.scatter(x[short], points.values[short], label=names[1], **style)
+        rows[dots] = np.flatnonzero(short)
     if repeat.any():
         style = {"s": 34, "facecolors": "none", "edgecolors": BLUE, "linewidths": 0.9, "zorder": 4}
-        ax.scatter(x[repeat], points.values[repeat], label=names[2], **style)
+        rings = ax.scatter(x[repeat], points.values[repeat], label=names[2], **style)
+        rows[rings] = np.flatnonzero(repeat)
+    return Panel(ax, np.asarray(x, float), rows)
 
 
 def _draw_failures(ax: Axes, x, points: _Points, label: bool = False) -> None:
@@ -214,10 +235,10 @@ def _draw_noise(ax: Axes, value: float, noise: float | None, label: str | None =
         ax.axhspan(value - noise, value + noise, label=label, **style)
 
 
-def _draw_convergence(ax: Axes, points: _Points, places, objective, against, noise) -> None:
-    values, best = points.values, points.best
+def _draw_convergence(ax: Axes, points: _Points, places, objective, against, noise) -> Panel | None:
+    values, best, drawn = points.values, points.best, None
     if best is not None:
-        _scatter(ax, places, points, label=True)
+        drawn = _scatter(ax, places, points, label=True)
         counted = points.full & ~points.repeat
         so_far = np.fmin.accumulate(np.where(counted, values, np.nan))
         ax.step(places, so_far, where="post", color="black", linewidth=1.3, label="best so far")
@@ -236,6 +257,7 @@ def _draw_convergence(ax: Axes, points: _Points, places, objective, against, noi
     if against == "trial":
         whole_numbers(ax)
     ax.grid(alpha=0.3, linewidth=0.5)
+    return drawn
 
 
 def _set_objective_scale(ax: Axes, values) -> None:
@@ -247,7 +269,7 @@ def _set_objective_scale(ax: Axes, values) -> None:
         ax.set_ylim(low - 0.08 * (high - low), high + 0.15 * (high - low))
 
 
-def _draw_parameter(ax: Axes, name, column, points, log, interval, noise) -> None:
+def _draw_parameter(ax: Axes, name, column, points, log, interval, noise, unit) -> Panel:
     present = [value for value in column if value is not None]
     numeric = bool(present) and all(_is_number(value) for value in present)
     if len(present) < len(column):  # without effect in some trials, which are then left out
@@ -274,7 +296,7 @@ def _draw_parameter(ax: Axes, name, column, points, log, interval, noise) -> Non
         labels = [_with_share(category, category, shares) for category in categories]
         ax.set_xticks(range(len(categories)), labels, **turned)
         ax.set_xlim(-0.6, len(categories) - 0.4)
-    _scatter(ax, x, points)
+    drawn = _scatter(ax, x, points)
     _draw_failures(ax, x, points)
     if interval is not None and not shares and numeric:
         ax.axvspan(*interval, color=BLUE, alpha=0.13, linewidth=0, zorder=0)
@@ -282,9 +304,11 @@ def _draw_parameter(ax: Axes, name, column, points, log, interval, noise) -> Non
         best = points.best
         _mark_best(ax, x[best], points.values[best])
         _draw_noise(ax, points.values[best], noise)
-        ax.set_title(f"best: {_category(column[best])}")
+        known = numeric and column[best] is not None
+        ax.set_title(f"best: {_category(column[best])} {unit if known else ''}".rstrip())
     ax.set_xlabel(name)
     ax.grid(alpha=0.3, linewidth=0.5)
+    return drawn
 
 
 def _with_share(label: str, value: Any, shares: Mapping[Any, float]) -> str:

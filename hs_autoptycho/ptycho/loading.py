@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from hs_autoptycho._quantities import check_size
+
 
 class DataError(ValueError):
     """The recorded patterns cannot be used; the message says which and why."""
@@ -46,15 +48,12 @@ def load_counts(data, *, progress: Callable[[int], object] | None = None) -> np.
     DataError
         For complex or other types, NaN, infinite or negative values, and data without a count.
     """
-    if data.dtype.kind not in "buif":
-        raise DataError(
-            f"Diffraction patterns have to be real numbers, not {data.dtype}. "
-            "Take the intensity first, `s.amplitude**2` for a complex signal."
-        )
+    _check_type(data.dtype)
     scan_shape = data.shape[:2]
     blocks = []
     for start, stop in row_blocks(data):
         block = np.asarray(data[start:stop])
+        _check_type(block.dtype)  # a lazy array may be of another than it says
         _check(block, start)
         blocks.append(block)
         if progress is not None:
@@ -67,9 +66,21 @@ def load_counts(data, *, progress: Callable[[int], object] | None = None) -> np.
         counts = counts.astype(counts.dtype.newbyteorder("="))
     if counts.dtype.kind == "f":
         counts = _whole_numbers(counts)
+    elif counts.dtype == np.uint64:
+        counts = _narrow(counts)
     if not counts.any():
         raise DataError("All patterns are empty: there is not one count in the data.")
+    if counts.dtype.kind == "f":
+        check_size(float(counts.max()), DataError)
     return counts
+
+
+def _check_type(dtype: np.dtype) -> None:
+    if dtype.kind not in "buif":
+        raise DataError(
+            f"Diffraction patterns have to be real numbers, not {dtype}. "
+            "Take the intensity first, `s.amplitude**2` for a complex signal."
+        )
 
 
 def _check(block: np.ndarray, first_row: int) -> None:
@@ -104,6 +115,12 @@ def _whole_numbers(counts: np.ndarray) -> np.ndarray:
         if largest <= np.iinfo(dtype).max:
             return counts.astype(dtype)
     return counts
+
+
+def _narrow(counts: np.ndarray) -> np.ndarray:
+    """As 32 bits, or floats where they are too large: NumPy draws no part of an uint64."""
+    fits = int(counts.max()) <= np.iinfo(np.uint32).max
+    return counts.astype(np.uint32 if fits else np.float64)
 
 
 def fingerprint(counts: np.ndarray, scan_shape: tuple[int, int]) -> str:

@@ -66,7 +66,11 @@ class Parameter:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             unit = f" in {self.unit}" if self.unit else ""
             raise ParameterError(f"{self.name}={value!r} is not a number{unit}.")
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf if value > 0 else -math.inf
+            value = number  # in the message, for it has hundreds of digits
         if self.kind == "integer" and not number.is_integer():
             raise ParameterError(f"{self.name}={value!r} is not a whole number.")
         if not self.low <= number <= self.high:

@@ -157,12 +157,7 @@ class ClusterFigures:
         """
         from hs_autoptycho.plotting import overlay_figure
 
-        if level is not None and n_clusters is not None:
-            raise ValueError("level and n_clusters were both given; give one of them")
-        if n_clusters is not None:
-            labels = self.cut(n_clusters)
-        else:
-            labels = self.leaves if level is None else self.level(level)
+        labels = self._chosen_labels(level, n_clusters)
         picture, name = self._overlay_image(image)
         return overlay_figure(
             labels=labels.data,
@@ -174,6 +169,87 @@ class ClusterFigures:
             opacity=opacity,
             title=labels.metadata.General.title,
         )
+
+    def boundary_markers(
+        self, *, level: int | None = None, n_clusters: int | None = None, **style: Any
+    ) -> Any:
+        """Boundaries between clusters as HyperSpy markers, for any image of the scan.
+
+        Parameters
+        ----------
+        level
+            Of this level; by default of the leaves.
+        n_clusters
+            Of the tree cut into so many clusters instead.
+        **style
+            Passed on to the markers, such as ``color`` (default red) and ``linewidth``.
+
+        Returns
+        -------
+        hyperspy.api.plot.markers.Lines
+            In the units of the scan's axes.
+
+        Raises
+        ------
+        ValueError
+            If both `level` and `n_clusters` are given.
+
+        Examples
+        --------
+        >>> image.add_marker(clusters.boundary_markers(color="white"))  # doctest: +SKIP
+        >>> s.plot()  # doctest: +SKIP
+        >>> s.add_marker(clusters.boundary_markers(), plot_on_signal=False)  # doctest: +SKIP
+        """
+        from hyperspy.api import plot
+
+        from hs_autoptycho.plotting.cluster_colors import boundary_segments
+
+        labels = self._chosen_labels(level, n_clusters).data
+        frame = self._map_frame()
+        segments = boundary_segments(labels) * frame.pixel[::-1] + frame.origin[::-1]
+        return plot.markers.Lines(segments, **{"color": "red", **style})
+
+    def cluster_roi(self, cluster: int) -> Any:
+        """The smallest rectangle that holds a cluster, to crop a signal of the scan with.
+
+        Parameters
+        ----------
+        cluster
+            Number of a leaf.
+
+        Returns
+        -------
+        hyperspy.api.roi.RectangularROI
+            In the units of the scan's axes; ``roi(s)`` is the part of a scan ``s``.
+
+        Raises
+        ------
+        ValueError
+            If no position shown has this number.
+
+        Examples
+        --------
+        >>> obj = clusters.cluster_roi(2)(s).reconstruct_ptycho(defocus=100)  # doctest: +SKIP
+        """
+        from hyperspy.api import roi
+
+        labels = self.leaf_labels
+        places = np.nonzero(labels == cluster)
+        if not len(places[0]):
+            raise ValueError(f"cluster={cluster!r}: the map shows {np.unique(labels).tolist()}.")
+        # HyperSpy's slices leave out the position at the far edge
+        (top, bottom), (left, right) = (
+            (axis.index2value(int(index.min())), axis.index2value(int(index.max())) + axis.scale)
+            for index, axis in zip(places, self.axes_manager.signal_axes[::-1], strict=True)
+        )
+        return roi.RectangularROI(left=left, top=top, right=right, bottom=bottom)
+
+    def _chosen_labels(self, level: int | None, n_clusters: int | None) -> signals.Signal2D:
+        if level is not None and n_clusters is not None:
+            raise ValueError("level and n_clusters were both given; give one of them")
+        if n_clusters is not None:
+            return self.cut(n_clusters)
+        return self.leaves if level is None else self.level(level)
 
     def _overlay_image(self, image) -> tuple[np.ndarray | None, str]:
         """An image of the part of the scan at hand, and what it is called."""

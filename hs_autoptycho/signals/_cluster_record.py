@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from hyperspy.api import signals
 
 from hs_autoptycho.clustering.nodes import (
+    check_nodes,
     leaf_indices,
     leaf_ranges,
     n_levels,
@@ -17,7 +17,7 @@ from hs_autoptycho.clustering.nodes import (
     split_indices,
 )
 from hs_autoptycho.signals._plain import to_plain
-from hs_autoptycho.signals._record import RunRecord
+from hs_autoptycho.signals._record import MissingError, RunRecord, reads
 
 
 class ClusterRecord(RunRecord):
@@ -31,6 +31,7 @@ class ClusterRecord(RunRecord):
     _made_by = "cluster_hierarchical()"
 
     @property
+    @reads("tree_json")
     def tree(self) -> list[dict[str, Any]]:
         """The nodes, root first, a new list of dictionaries.
 
@@ -49,7 +50,8 @@ class ClusterRecord(RunRecord):
         ``stopped`` says why a leaf was not split. A leaf also has its number on the maps, ``leaf``;
         of other nodes it is None.
         """
-        nodes = json.loads(self._stored("tree_json"))
+        nodes = self._json("tree_json", list)
+        check_nodes(nodes)
         numbers = {index: number for number, index in enumerate(leaf_indices(nodes))}
         return [{**node, "leaf": numbers.get(node["index"])} for node in nodes]
 
@@ -64,6 +66,7 @@ class ClusterRecord(RunRecord):
         return n_levels(self.tree)
 
     @property
+    @reads("tree_json")
     def sizes(self) -> np.ndarray:
         """Number of positions in each leaf, of the whole scan; int64."""
         nodes = self.tree
@@ -72,7 +75,7 @@ class ClusterRecord(RunRecord):
     @property
     def settings(self) -> dict[str, Any]:
         """What the clustering was asked for and what it found out first, a copy."""
-        return json.loads(self._stored("settings_json"))
+        return self._json("settings_json", dict)
 
     # --- patterns -----------------------------------------------------------------------------
 
@@ -82,12 +85,16 @@ class ClusterRecord(RunRecord):
             reason = "was interrupted before its patterns were summed"
             if stored != "interrupted":
                 reason = "was made without the sums of its patterns"
-            raise AttributeError(
+            raise MissingError(
                 f"there are no patterns: this clustering {reason} (metadata.Clustering has no "
                 f"{name}). The labels and the tree are complete; cluster again for the patterns"
             )
-        return np.array(self.metadata.get_item(f"Clustering.{name}"), dtype=float)
+        sums = self._array(name, 3).astype(float)
+        if len(sums) != self.n_clusters:
+            raise self._damaged((name,), f"its shape is {sums.shape}, of {self.n_clusters} leaves")
+        return sums
 
+    @reads("signal_axes", "pattern_signal_type")
     def _patterns(self, stack: np.ndarray, title: str, described: Mapping[str, Any]):
         """Patterns as a signal of the input's type, with an axis "node" and what its steps are."""
         axes = [{"name": "node", "size": len(stack), "scale": 1.0, "offset": 0.0, "units": ""}]

@@ -61,6 +61,56 @@ def to_plain(value: Any, where: str = "value") -> Any:
     )
 
 
+def inherited(metadata: Any, branch: str) -> tuple[dict[str, Any], list[str]]:
+    """A branch of a signal's metadata as its result keeps it.
+
+    Metadata hold whatever a user or a reader put there. What no file keeps is left out, for a
+    result that took long must not be lost to a remark beside the data.
+
+    Parameters
+    ----------
+    metadata
+        Of a signal.
+    branch
+        Such as ``"General"``.
+
+    Returns
+    -------
+    dict, list of str
+        What can be kept, and a note for each entry that cannot.
+    """
+    node = metadata.get_item(branch)
+    if node is None:
+        return {}, []
+    if not hasattr(node, "as_dictionary"):
+        return {}, [_left_out(branch, node)]
+    notes: list[str] = []
+    return _kept(node, branch, notes), notes
+
+
+def _kept(node: Any, where: str, notes: list[str]) -> dict[str, Any]:
+    kept = {}
+    for key, item in node:
+        name = f"{where}.{key}"
+        if hasattr(item, "as_dictionary") and hasattr(item, "get_item"):
+            kept[key] = _kept(item, name, notes)
+            continue
+        try:
+            if hasattr(item, "axes_manager"):
+                raise TypeError("to_plain() would take a signal for an array")
+            kept[key] = to_plain(item, name)
+        except Exception:  # whatever it is, it is not worth the result
+            notes.append(_left_out(name, item))
+    return kept
+
+
+def _left_out(name: str, item: Any) -> str:
+    return (
+        f"metadata.{name} is of the type {type(item).__name__}, which is not kept in a result: it "
+        "was left out."
+    )
+
+
 def to_json(value: Any, where: str = "value") -> str:
     """Write a value as strict JSON; a number that is not finite becomes ``null``."""
     return json.dumps(_finite(to_plain(value, where)), allow_nan=False, ensure_ascii=False)

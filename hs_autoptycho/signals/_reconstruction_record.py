@@ -9,7 +9,7 @@ import numpy as np
 from hyperspy.api import signals
 
 from hs_autoptycho.signals._plain import to_plain
-from hs_autoptycho.signals._record import RunRecord
+from hs_autoptycho.signals._record import MissingError, RunRecord, reads
 
 if TYPE_CHECKING:
     from hs_autoptycho.calibration import Geometry
@@ -25,10 +25,11 @@ class ReconstructionRecord(RunRecord):
     _made_by = "reconstruct_ptycho() or autotune_ptycho()"
 
     @property
+    @reads("probe", "probe_axes")
     def probe(self) -> signals.ComplexSignal2D:
         """The probe as ``(mode | x, y)``, in Å, centred, strongest mode first."""
         axes = self._stored("probe_axes")
-        stack = np.array(self._stored("probe"))
+        stack = self._array("probe", 3, "fc")
         axis = {"name": "mode", "size": len(stack), "navigate": True}
         axes = [axis] + [
             {"name": key, "size": size, "navigate": False, **to_plain(axes[key])}
@@ -39,21 +40,26 @@ class ReconstructionRecord(RunRecord):
     @property
     def probe_powers(self) -> np.ndarray:
         """Share of each probe mode in the total intensity; they sum to 1."""
-        power = (np.abs(np.array(self._stored("probe"))) ** 2).sum(axis=(1, 2), dtype=float)
+        power = (np.abs(self._array("probe", 3, "fc")) ** 2).sum(axis=(1, 2), dtype=float)
         return power / power.sum() if power.sum() > 0 else power
 
     @property
     def positions(self) -> np.ndarray:
         """Array (J, 2): (y, x) of each probe's centre in Å, in the frame of the signal axes."""
-        return np.array(self._stored("positions"))
+        positions = self._array("positions", 2)
+        if positions.shape[1] != 2:
+            raise self._damaged(("positions",), f"its shape is {positions.shape}")
+        return positions
 
     @property
+    @reads("scan_shape")
     def scan_shape(self) -> tuple[int, int]:
         """(scan_y, scan_x) of the scan."""
         scan_y, scan_x = self._stored("scan_shape")
         return int(scan_y), int(scan_x)
 
     @property
+    @reads("history")
     def history(self) -> signals.Signal1D:
         """Error by iteration, the start included. All curves: ``metadata.Ptychography.history``."""
         error = np.atleast_1d(np.array(self._stored("history").get("error", []), dtype=float))
@@ -64,14 +70,15 @@ class ReconstructionRecord(RunRecord):
     @property
     def parameters(self) -> dict[str, Any]:
         """All parameters of the reconstruction, a copy."""
-        return to_plain(self._stored("parameters"), "parameters")
+        return self._plain("parameters", dict)
 
     @property
+    @reads("geometry")
     def geometry(self) -> Geometry:
         """Calibration the reconstruction used."""
         from hs_autoptycho.calibration import Geometry
 
-        return Geometry.from_dict(to_plain(self._stored("geometry"), "geometry"))
+        return Geometry.from_dict(self._plain("geometry", dict))
 
     @property
     def fingerprint(self) -> str:
@@ -80,18 +87,24 @@ class ReconstructionRecord(RunRecord):
 
     def _tuning(self) -> dict[str, Any]:
         if not self.metadata.has_item("Ptychography.tuning"):
-            raise AttributeError(
-                "this object was reconstructed with given parameters and not tuned; its "
-                "parameters are in .parameters, and signal.autotune_ptycho() tunes them"
+            raise MissingError(
+                "this object has no metadata.Ptychography.tuning: it was reconstructed with given "
+                "parameters and not tuned; its parameters are in .parameters, and "
+                "signal.autotune_ptycho() tunes them"
             )
-        return self._stored("tuning")
+        return self._of_kind("tuning", self._stored("tuning"), dict)
 
     @property
+    @reads("tuning.trials_json")
     def trials(self) -> list[dict[str, Any]]:
         """Every trial of the tuning, in order: a new list of dictionaries."""
-        return json.loads(self._tuning().get("trials_json") or "[]")
+        trials = json.loads(self._tuning().get("trials_json") or "[]")
+        if not all(isinstance(trial, dict) for trial in trials):
+            raise self._damaged(("tuning.trials_json",), "a trial is a dictionary")
+        return trials
 
     @property
+    @reads("tuning")
     def best_parameters(self) -> dict[str, Any]:
         """The tuned parameters alone, with their best values."""
         tuning = self._tuning()
@@ -100,10 +113,13 @@ class ReconstructionRecord(RunRecord):
         used = {**self.parameters, **chosen}
         return {name: used[name] for name in to_plain(tuning["parameters"]) if name in used}
 
+    @reads("tuning.answers_json")
     def _answers(self) -> dict[str, Any]:
-        return json.loads(self._tuning().get("answers_json") or "{}") or {}
+        answers = json.loads(self._tuning().get("answers_json") or "{}") or {}
+        return self._of_kind("tuning.answers_json", answers, dict)
 
     @property
+    @reads("tuning.answers_json")
     def parameter_intervals(self) -> dict[str, Any]:
         """How well each tuned parameter is known.
 
@@ -128,6 +144,7 @@ class ReconstructionRecord(RunRecord):
         return self._answers().get("importance", {})
 
     @property
+    @reads("tuning.answers_json")
     def tuning_notes(self) -> list[str]:
         """What to doubt in the tuned parameters, a sentence each."""
         answers = self._answers()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from hs_autoptycho.design.search import searched
 from hs_autoptycho.design.surface import predict
 from hs_autoptycho.ptycho.parameters import PARAMETERS
 from hs_autoptycho.signals._plain import in_memory, to_json, to_plain
-from hs_autoptycho.signals._record import RunRecord
+from hs_autoptycho.signals._record import RunRecord, reads
 from hs_autoptycho.tuning.space import Dimension
 from hs_autoptycho.tuning.trial import Trial
 
@@ -145,6 +144,7 @@ class ExperimentDesign(RunRecord, signals.Signal2D):
     # --- what was stored ------------------------------------------------------------------------
 
     @property
+    @reads("doses")
     def doses(self) -> list[float]:
         """In e/Å², rising."""
         return [float(v) for v in np.asarray(self._stored("doses"))]
@@ -155,22 +155,25 @@ class ExperimentDesign(RunRecord, signals.Signal2D):
         return str(self._stored("score"))
 
     @property
+    @reads("best_json")
     def best_parameters(self) -> list[dict[str, float]]:
         """Best settings by dose: ``dose``, ``scan_step``, ``defocus``, ``convergence_angle``."""
-        found = json.loads(self._stored("best_json"))
+        found = self._json("best_json", list)
         return [{"dose": d, **b} for d, b in zip(self.doses, found, strict=True)]
 
     @property
     def reference_parameters(self) -> dict[str, float] | None:
         """Settings of the reference; None if there was none."""
-        return json.loads(self._stored("reference_json"))
+        return self._json("reference_json", (dict, type(None)))
 
     @property
+    @reads("trials_json")
     def best_scores(self) -> list[dict[str, float]]:
         """Scores of the best settings by dose, see `reference_scores`."""
         return [self._scores(d, b) for d, b in zip(self.doses, self.best_parameters, strict=True)]
 
     @property
+    @reads("trials_json")
     def reference_scores(self) -> list[dict[str, float]]:
         """Scores of the reference by dose, of experiments with noise that the search never saw.
 
@@ -188,33 +191,35 @@ class ExperimentDesign(RunRecord, signals.Signal2D):
         ``n_positions``, ``electrons`` a pattern and seconds, ``purpose`` (``"search"`` or
         ``"repeat"``), ``status``.
         """
-        return json.loads(self._stored("trials_json"))
+        return self._json("trials_json", list)
 
     @property
     def instrument(self) -> dict[str, Any]:
         """What all experiments had in common."""
-        return json.loads(self._stored("instrument_json"))
+        return self._json("instrument_json", dict)
 
     @property
     def settings(self) -> dict[str, Any]:
         """Strategy, passes and further parameters of the reconstructions."""
-        return json.loads(self._stored("settings_json"))
+        return self._json("settings_json", dict)
 
     @property
+    @reads("uncertainty")
     def uncertainty(self) -> signals.Signal2D:
         """Standard deviation of the expected scores, on the axes of this signal."""
         axes = [_dose_axis(self.doses), *_surface_axes(self._space(), *self._xy())]
         metadata = {"General": {"title": f"Uncertainty ({self.metadata.General.title})"}}
-        return signals.Signal2D(np.array(self._stored("uncertainty")), axes=axes, metadata=metadata)
+        return signals.Signal2D(self._array("uncertainty", 3), axes=axes, metadata=metadata)
 
     @property
+    @reads("images")
     def reconstructions(self) -> signals.Signal2D:
         """Phases in rad, ``(dose, which | x, y)``: best and, where there is one, reference.
 
         All on the same pixels, in register with `truth`, after the shift and the ramp that
         ptychography cannot know were taken out; the field of view without its edges.
         """
-        images = np.array(self._stored("images"))
+        images = self._array("images", 4)
         which = _WHICH[: 1 if self.reference_parameters is None else 2]
         axes = [
             {"name": "which", "size": len(which), "navigate": True},
@@ -227,12 +232,11 @@ class ExperimentDesign(RunRecord, signals.Signal2D):
         return signals.Signal2D(data, axes=axes, metadata=metadata)
 
     @property
+    @reads("truth")
     def truth(self) -> signals.Signal2D:
         """The true phase in rad, on the pixels of `reconstructions`."""
         metadata = {"General": {"title": "True phase"}, "Signal": {"quantity": "Phase (rad)"}}
-        return signals.Signal2D(
-            np.array(self._stored("truth")), axes=self._image_axes(), metadata=metadata
-        )
+        return signals.Signal2D(self._array("truth", 2), axes=self._image_axes(), metadata=metadata)
 
     # --- what a user asks of it ---------------------------------------------------------------
 
@@ -381,25 +385,30 @@ class ExperimentDesign(RunRecord, signals.Signal2D):
             out[name] = float(np.mean(some)) if some else np.nan
         return out
 
+    @reads("space_json")
     def _space(self) -> list[Dimension]:
-        space = json.loads(self._stored("space_json"))
+        space = self._json("space_json", dict)
         return [Dimension(name, v["low"], v["high"], log=v["log"]) for name, v in space.items()]
 
+    @reads("space_json")
     def _xy(self) -> tuple[str, str | None]:
         names = [d.name for d in self._space()]
         return (names[1], names[0]) if len(names) > 1 else (names[0], None)
 
+    @reads("instrument_json", "held")
     def _search(self) -> tuple[list[Dimension], dict[str, float], Instrument]:
         values = self.instrument
         for name in ("detector_shape", "field_of_view"):
             values[name] = tuple(values[name])
         return self._space(), to_plain(self._stored("held")), Instrument(**values)
 
+    @reads("trials_json")
     def _trials(self) -> list[Trial]:
         return [Trial.from_dict(t) for t in self.trials]
 
+    @reads("truth", "pixel", "origin")
     def _image_axes(self) -> list[dict[str, Any]]:
-        shape = np.shape(self._stored("truth"))
+        shape = self._array("truth", 2).shape
         pixel, origin = self._stored("pixel"), self._stored("origin")
         return [
             {"name": name, "units": "Å", "scale": float(pixel[i]), "offset": float(origin[i]),

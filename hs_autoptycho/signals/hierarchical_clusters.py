@@ -19,6 +19,7 @@ from hs_autoptycho.clustering.nodes import (
 from hs_autoptycho.signals._cluster_figures import ClusterFigures
 from hs_autoptycho.signals._cluster_record import ClusterRecord
 from hs_autoptycho.signals._plain import in_memory, to_json, to_plain
+from hs_autoptycho.signals._record import reads
 from hs_autoptycho.signals._scan_window import scan_window
 
 if TYPE_CHECKING:
@@ -160,10 +161,11 @@ class HierarchicalClusters(ClusterFigures, ClusterRecord, signals.Signal2D):
 
     # --- labels -------------------------------------------------------------------------------
 
+    @reads("scan_axes", "leaf_labels")
     def _window(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of the clustered scan that the signal axes show."""
         stored = to_plain(self._stored("scan_axes"))
-        shape = self._stored("leaf_labels").shape
+        shape = self._array("leaf_labels", 2).shape
         return scan_window(self.axes_manager.signal_axes[::-1], stored, shape, "clustered")
 
     @property
@@ -172,7 +174,10 @@ class HierarchicalClusters(ClusterFigures, ClusterRecord, signals.Signal2D):
 
         Of the part of the scan that the signal axes show, whatever level is shown.
         """
-        return np.array(self._stored("leaf_labels"), dtype=np.int32)[np.ix_(*self._window())]
+        labels = self._array("leaf_labels", 2, "iu")
+        if labels.size and not -1 <= labels.min() <= labels.max() < self.n_clusters:
+            raise self._damaged(("leaf_labels",), "there are labels that the tree has no leaf for")
+        return labels.astype(np.int32)[np.ix_(*self._window())]
 
     def _label_signal(self, shown: Sequence[int], title: str) -> signals.Signal2D:
         labels = merged_labels(self.leaf_labels, self.tree, shown)
@@ -235,6 +240,7 @@ class HierarchicalClusters(ClusterFigures, ClusterRecord, signals.Signal2D):
         return self._label_signal(cut(self.tree, n_clusters), f"{n_clusters} clusters")
 
     @property
+    @reads("virtual_images")
     def virtual_images(self) -> dict[str, signals.Signal2D]:
         """Images of the scan that were made on the way, by name; of the part at hand."""
         self._stored("status")

@@ -11,6 +11,7 @@ from hyperspy.api import signals
 from scipy.ndimage import distance_transform_edt
 
 from hs_autoptycho._units import read_unit
+from hs_autoptycho.signals._object_figures import ObjectFigures
 from hs_autoptycho.signals._plain import in_memory, to_json, to_plain
 from hs_autoptycho.signals._reconstruction_record import ReconstructionRecord
 from hs_autoptycho.signals._spectrum import (
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class PtychographicObject(ReconstructionRecord, signals.ComplexSignal2D):
+class PtychographicObject(ReconstructionRecord, ObjectFigures, signals.ComplexSignal2D):
     """Transmission function of a specimen, with the reconstruction that gave it.
 
     Data are complex, ``(slice | x, y)``, the signal axes in Å. Probe, positions, history,
@@ -331,7 +332,8 @@ class PtychographicObject(ReconstructionRecord, signals.ComplexSignal2D):
         Shaded are the interval in which each parameter lies with a probability of 68 %, and the
         noise of the objective; a parameter's importance is its share of the objective's variation
         near the best (of names, over all that was searched). Short trials are grey, on the scale
-        of the full-length ones.
+        of the full-length ones. Trials that are clicked on are compared in the title, and their
+        numbers are in the figure's ``picked_trials``, for `compare_trials`.
 
         Parameters
         ----------
@@ -344,6 +346,7 @@ class PtychographicObject(ReconstructionRecord, signals.ComplexSignal2D):
             Save it with ``savefig``; nothing is shown until ``matplotlib.pyplot.show()``.
         """
         from hs_autoptycho.plotting import tuning_figure
+        from hs_autoptycho.plotting.live import parameter_units
 
         tuning = self._tuning()
         tuning = to_plain({k: v for k, v in tuning.items() if not k.endswith("_json")})
@@ -364,6 +367,7 @@ class PtychographicObject(ReconstructionRecord, signals.ComplexSignal2D):
                 for name, shares in self.parameter_importance.items()
             },
             noise=max((noise for noise in noises if noise is not None), default=None),
+            units=parameter_units(),
         )
 
     # HyperSpy's properties look the getters up through the instance; the results are no objects.

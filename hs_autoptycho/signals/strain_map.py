@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from hs_autoptycho.clustering.boundaries import profile, signed_distance
 from hs_autoptycho.clustering.deformation import COMPONENTS
 from hs_autoptycho.clustering.strain import shared_positions
 from hs_autoptycho.signals._plain import in_memory, to_json, to_plain
-from hs_autoptycho.signals._record import Record
+from hs_autoptycho.signals._record import Record, reads
 from hs_autoptycho.signals._scan_window import scan_window
 
 if TYPE_CHECKING:
@@ -133,14 +132,18 @@ class StrainMap(Record, signals.Signal2D):
 
     # --- what was stored ------------------------------------------------------------------------
 
+    @reads("scan_axes", "leaf_labels")
     def _window(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of the scan that the signal axes show."""
         stored = to_plain(self._stored("scan_axes"))
-        shape = self._stored("leaf_labels").shape
+        shape = self._array("leaf_labels", 2).shape
         return scan_window(self.axes_manager.signal_axes[::-1], stored, shape, "mapped")
 
-    def _map(self, name: str) -> np.ndarray:
-        return np.array(self._stored(name))[(..., *np.ix_(*self._window()))]
+    def _map(self, name: str, ndim: int = 2) -> np.ndarray:
+        whole, window = self._array(name, ndim), self._window()
+        if whole.shape[-2:] != self._array("leaf_labels", 2).shape:
+            raise self._damaged((name,), f"its shape is {whole.shape}")
+        return whole[(..., *np.ix_(*window))]
 
     def _axes(self) -> list[dict[str, Any]]:
         return [axis.get_axis_dictionary() for axis in self.axes_manager.signal_axes[::-1]]
@@ -148,14 +151,14 @@ class StrainMap(Record, signals.Signal2D):
     @property
     def components(self) -> list[str]:
         """Names of the four maps in their order."""
-        return to_plain(self._stored("components"))
+        return self._plain("components", list)
 
     @property
     def standard_errors(self) -> signals.Signal2D:
         """Standard error of each value of all four maps, ``(component | x, y)``."""
         axes = [{"name": "component", "size": len(COMPONENTS), "navigate": True}, *self._axes()]
         metadata = {"General": {"title": f"Standard errors ({self.metadata.General.title})"}}
-        return signals.Signal2D(self._map("standard_errors"), axes=axes, metadata=metadata)
+        return signals.Signal2D(self._map("standard_errors", 3), axes=axes, metadata=metadata)
 
     @property
     def reasons(self) -> signals.Signal2D:
@@ -166,7 +169,7 @@ class StrainMap(Record, signals.Signal2D):
     @property
     def reason_table(self) -> list[str]:
         """What the numbers of `reasons` mean."""
-        return to_plain(self._stored("reason_table"))
+        return self._plain("reason_table", list)
 
     @property
     def leaf_labels(self) -> np.ndarray:
@@ -182,7 +185,7 @@ class StrainMap(Record, signals.Signal2D):
         variance of the counts over the model's. A cluster without a lattice has a ``reason``
         instead.
         """
-        return json.loads(self._stored("lattices_json"))
+        return self._json("lattices_json", list)
 
     @property
     def units(self) -> str:
@@ -192,12 +195,12 @@ class StrainMap(Record, signals.Signal2D):
     @property
     def reference(self) -> dict[str, Any]:
         """The lattice without strain: ``description``, ``g1`` and ``g2`` ([k_x, k_y], `units`)."""
-        return to_plain(self._stored("reference"))
+        return self._plain("reference", dict)
 
     @property
     def settings(self) -> dict[str, Any]:
         """Options of `map_strain`, a copy."""
-        return json.loads(self._stored("settings_json"))
+        return self._json("settings_json", dict)
 
     @property
     def cluster_statistics(self) -> list[dict[str, Any]]:
@@ -207,7 +210,7 @@ class StrainMap(Record, signals.Signal2D):
         each component ``mean``, ``standard_deviation`` and ``standard_error`` of the mean, from the
         scatter over the positions; None where there are too few.
         """
-        return json.loads(self._stored("cluster_statistics_json"))
+        return self._json("cluster_statistics_json", list)
 
     @property
     def misorientations(self) -> list[dict[str, Any]]:
@@ -216,7 +219,7 @@ class StrainMap(Record, signals.Signal2D):
         ``clusters`` [a, b], ``rotation`` from a to b in degrees, the smallest that the symmetry of
         the lattice allows, its ``standard_error``, and ``boundary_length`` in units of the scan.
         """
-        return json.loads(self._stored("misorientations_json"))
+        return self._json("misorientations_json", list)
 
     # --- what a user asks of it ---------------------------------------------------------------
 
@@ -295,7 +298,7 @@ class StrainMap(Record, signals.Signal2D):
             distance,
             width=width,
             half_width=half_width,
-            errors=self._map("standard_errors")[index],
+            errors=self._map("standard_errors", 3)[index],
             shared=shared_positions(self.settings["spatial_smoothing"]),
         )
         name = self.components[index]
@@ -322,6 +325,25 @@ class StrainMap(Record, signals.Signal2D):
             )
         return data
 
+    def plot(self, navigator: Any = "auto", **kwargs: Any) -> None:
+        """Plot the components with HyperSpy: blue below zero, red above, white without a lattice.
+
+        Parameters
+        ----------
+        navigator
+            As of :meth:`hyperspy.api.signals.Signal2D.plot`. Default: how much each component
+            varies, for HyperSpy's sum knows no positions without a lattice.
+        **kwargs
+            Of the same, as ``cmap`` or ``vmax``.
+        """
+        components = self.axes_manager.navigation_axes
+        if isinstance(navigator, str) and navigator == "auto" and components:
+            spread = np.nanstd(np.asarray(self.data), axis=(-2, -1))
+            axis = {**components[0].get_axis_dictionary(), "navigate": False}
+            navigator = signals.Signal1D(spread, axes=[axis])
+        style = {"cmap": "RdBu_r", "centre_colormap": True}
+        super().plot(navigator=navigator, **{**style, **kwargs})
+
     def plot_summary(self) -> Figure:
         """Draw the four maps, the means of the clusters, the errors, and what could not be fitted.
 
@@ -335,7 +357,7 @@ class StrainMap(Record, signals.Signal2D):
         y, x = self.axes_manager.signal_axes[::-1]
         return strain_figure(
             strain=self._maps(),
-            standard_errors=self._map("standard_errors"),
+            standard_errors=self._map("standard_errors", 3),
             reasons=self._map("reasons"),
             reason_table=self.reason_table,
             leaf_labels=self.leaf_labels,

@@ -132,6 +132,16 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 }
 
 
+def check_objective(objective: Any) -> None:
+    """Raise an ObjectiveError for what is neither a name nor a function."""
+    if callable(objective) or (isinstance(objective, str) and objective in OBJECTIVES):
+        return
+    raise ObjectiveError(
+        f"objective={objective!r} is not known: choose one of {list(OBJECTIVES)}, or give a "
+        "function that takes a reconstruction and returns a number."
+    )
+
+
 def make_objective(
     objective: str | Callable[[Reconstruction], float],
     experiment: Experiment,
@@ -158,11 +168,7 @@ def make_objective(
         If the name is not known, or the objective cannot be used on these data.
     """
     engine = make_engine(engine)
+    check_objective(objective)
     if callable(objective):
         return CallableObjective(experiment, objective, engine=engine)
-    if not isinstance(objective, str) or objective not in OBJECTIVES:
-        raise ObjectiveError(
-            f"objective={objective!r} is not known: choose one of {list(OBJECTIVES)}, or give a "
-            "function that takes a reconstruction and returns a number."
-        )
     return OBJECTIVES[objective](experiment, random_state=random_state, engine=engine)

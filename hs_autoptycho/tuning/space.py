@@ -191,7 +191,8 @@ def _read(name: str, description: Any) -> Any:
         description = description.tolist()
     if isinstance(description, Mapping):
         return _read_dictionary(name, description)
-    if isinstance(description, (str, numbers.Number)) or not isinstance(description, Sequence):
+    single = isinstance(description, (str, bytes, bytearray, numbers.Number))
+    if single or not isinstance(description, Sequence):
         return parameter.check(description)
     _check_tunable(name, description)
     condition = CONDITIONS.get(name)

@@ -30,7 +30,7 @@ class StrategyError(ValueError):
 
 def check_strategy(name: str) -> None:
     """Raise a StrategyError if there is no strategy of this name."""
-    if name not in STRATEGIES:
+    if not isinstance(name, str) or name not in STRATEGIES:
         raise StrategyError(f"strategy={name!r} is not known: choose one of {list(STRATEGIES)}.")
 
 

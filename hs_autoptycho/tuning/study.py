@@ -12,19 +12,21 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import FileIO
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hs_autoptycho.tuning.selection import select_best
 from hs_autoptycho.tuning.study_file import (
     FORMAT,
     VERSION,
     StudyError,
+    check_path,
+    is_ordinary,
     lock,
     make_line,
     open_file,
@@ -33,6 +35,11 @@ from hs_autoptycho.tuning.study_file import (
     sync_folder,
 )
 from hs_autoptycho.tuning.trial import Trial
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from hs_autoptycho.plotting.comparison import TrialComparison
 
 _logger = logging.getLogger(__name__)
 
@@ -87,9 +94,7 @@ class Study:
         )
         if path is None:
             return cls(header)
-        path = Path(path)
-        if not path.parent.is_dir():
-            raise StudyError(f"The folder of the study, {path.parent}, does not exist.")
+        path = check_path(path)
         study = cls(header, path)
         study._file = open_file(path)
         try:
@@ -214,10 +219,13 @@ class StoredStudy:
     trials : list of dict
         In the order in which they ended; what their entries are is told at
         :class:`hs_autoptycho.tuning.trial.Trial`.
+    path : Path or None
+        The file, which may have grown since; see `reload`.
     """
 
     header: dict[str, Any]
     trials: list[dict[str, Any]]
+    path: Path | None = None
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -243,6 +251,70 @@ class StoredStudy:
         import pandas
 
         return pandas.json_normalize(self.trials)
+
+    def reload(self) -> StoredStudy:
+        """What is in the file now."""
+        return load_study(self.path)
+
+    def plot_tuning(self, *, against: str = "trial") -> Figure:
+        """Draw the objective of every trial, and each parameter against it.
+
+        Parameters
+        ----------
+        against
+            ``"trial"``, or ``"seconds"`` of all trials so far.
+        """
+        from hs_autoptycho.plotting.live import parameter_units, study_options
+        from hs_autoptycho.plotting.tuning import tuning_figure
+
+        options = {"units": parameter_units(), "against": against, **study_options(self)}
+        return tuning_figure(self.trials, **options)
+
+    def plot_live(self, *, interval: float = 2.0, timeout: float | None = None) -> Figure:
+        """Draw the trials, and draw them anew as the file grows.
+
+        Another process may write the file, on another machine, too; it is only read. This returns
+        when all trials that were planned have ended, when the window is closed, and with Ctrl-C
+        (the stop button of a notebook).
+
+        Parameters
+        ----------
+        interval
+            Seconds between two looks at the file.
+        timeout
+            Seconds without a new trial after which it returns. Default: never.
+        """
+        from hs_autoptycho.plotting.live import plot_live
+
+        return plot_live(self, interval=interval, timeout=timeout)
+
+    def follow(self, *, interval: float = 2.0, timeout: float | None = None) -> StoredStudy:
+        """Show on stderr how the search goes on: a progress bar, and a line for every new best.
+
+        For a terminal; options and end are those of `plot_live`.
+
+        Returns
+        -------
+        StoredStudy
+            What was in the file at the end.
+        """
+        from hs_autoptycho.plotting.live import follow
+
+        return follow(self, interval=interval, timeout=timeout)
+
+    def compare_trials(self, numbers: Sequence[int]) -> TrialComparison:
+        """Put trials beside each other: parameters, and differences with standard errors.
+
+        Parameters
+        ----------
+        numbers
+            Of the trials, two at least; the others are compared with the first.
+        """
+        from hs_autoptycho.plotting.comparison import compare_trials
+        from hs_autoptycho.plotting.live import parameter_units
+
+        objective = self.header.get("objective", "objective")
+        return compare_trials(self.trials, numbers, objective=objective, units=parameter_units())
 
     def __repr__(self) -> str:
         counts = Counter(values["status"] for values in self.trials)
@@ -273,7 +345,8 @@ def load_study(path: str | PathLike) -> StoredStudy:
     Returns
     -------
     StoredStudy
-        With ``header``, ``trials``, ``best`` and ``to_dataframe()``.
+        With ``header``, ``trials``, ``best``, ``plot_tuning()``, ``compare_trials([3, 17])``,
+        ``to_dataframe()``; ``follow()`` and ``plot_live()`` watch a search that goes on.
 
     Raises
     ------
@@ -290,10 +363,11 @@ def load_study(path: str | PathLike) -> StoredStudy:
     {'scan_rotation': -121.3, 'defocus': 312.0}
     """
     path = Path(path)
+    is_ordinary(path)
     found = read(path.read_bytes(), path)
     if found.header is None:
         raise StudyError(f"{path} is empty: no study was begun in it.")
-    return StoredStudy(found.header, found.values)
+    return StoredStudy(found.header, found.values, path)
 
 
 def _check_same(there: Mapping[str, Any], here: Mapping[str, Any], path: Path) -> None:

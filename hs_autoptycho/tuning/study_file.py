@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from hs_autoptycho.tuning.trial import Trial
+from hs_autoptycho._quantities import shortened
+from hs_autoptycho.tuning.trial import STATUSES, Fidelity, Trial
 
 _logger = logging.getLogger(__name__)
 
@@ -27,6 +29,13 @@ _BEGINNING = f'{{"format": "{FORMAT}"'.encode()
 # The byte that is locked lies behind any content, for Windows does not let others read a locked
 # one; it has to be within 31 bits.
 _LOCKED_BYTE = 2**30
+
+# what a trial may do without
+_DEFAULTS = {
+    name: value
+    for name, value in Trial(0, {}, Fidelity(1)).to_dict().items()
+    if name not in ("number", "parameters", "fidelity")
+}
 
 
 class StudyError(ValueError):
@@ -65,17 +74,23 @@ def read(content: bytes, path: Path) -> Content:
             f"hs_autoptycho reads version {VERSION}. Use the release that wrote it "
             f"({header.get('versions')}), or give another file name."
         )
+    n_trials = header.get("n_trials", 1)
+    if not _is_whole(n_trials, 1) or not isinstance(header.get("versions", {}), dict):
+        raise StudyError(
+            f"The first line of {path} is damaged: n_trials is a whole number, and versions is an "
+            "object. Mend it, or give another file name."
+        )
     values, trials, numbers = [], [], {}
     for i, line in enumerate(lines[1:], start=2):
         if not line.strip():
             continue
-        value = _parsed(line)
         try:
+            value = {**_DEFAULTS, **_parsed(line)}
             trial = read_trial(value)
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
             raise StudyError(
-                f"Line {i} of {path} is damaged: it is not a trial. Take the line out and its "
-                "trial is done again, or give another file name."
+                f"Line {i} of {path} is damaged: it is not a trial ({shortened(error)}). Take the "
+                "line out and its trial is done again, or give another file name."
             ) from error
         if trial.number in numbers:
             raise StudyError(
@@ -92,7 +107,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     """The object that a line holds; None where it holds none."""
     try:
         value = json.loads(line.decode("utf-8"))
-    except ValueError:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError):  # no JSON, or no UTF-8, or nested for mischief
         return None
     return value if isinstance(value, dict) else None
 
@@ -103,14 +118,57 @@ def read_trial(values: Mapping[str, Any]) -> Trial:
     def number(value):
         return math.nan if value is None else value
 
-    return Trial.from_dict(
-        {
-            **values,
-            "metrics": {k: number(v) for k, v in values["metrics"].items()},
-            "blocks": [number(v) for v in values["blocks"]],
-            "curve": [(i, number(v)) for i, v in values["curve"]],
-        }
-    )
+    values = {
+        **values,
+        "metrics": {k: number(v) for k, v in values["metrics"].items()},
+        "blocks": [number(v) for v in values["blocks"]],
+        "curve": [(i, number(v)) for i, v in values["curve"]],
+    }
+    trial = Trial.from_dict(values)
+    _check_trial(trial)
+    return trial
+
+
+def _check_trial(trial: Trial) -> None:
+    """Raise a ValueError that names an entry of a wrong type, as only a strange hand writes it."""
+    fidelity = trial.fidelity
+    good = {
+        "number": _is_whole(trial.number, 0),
+        "parameters": isinstance(trial.parameters, dict)
+        and all(map(_is_setting, trial.parameters.values())),
+        "fidelity": _is_whole(fidelity.n_iterations, 1)
+        and _is_whole(fidelity.reduction, 1)
+        and _is_finite(fidelity.part)
+        and 0 < fidelity.part <= 1,
+        "purpose": isinstance(trial.purpose, str),
+        "seed": _is_whole(trial.seed, 0),
+        "objective": trial.objective is None or _is_finite(trial.objective),
+        "metrics": all(map(_is_number, trial.metrics.values())),
+        "blocks": all(map(_is_number, trial.blocks)),
+        "status": isinstance(trial.status, str) and trial.status in STATUSES,
+        "duration": _is_finite(trial.duration),
+        "message": isinstance(trial.message, str),
+        "attempts": _is_whole(trial.attempts, 0),
+    }
+    for name, is_good in good.items():
+        if not is_good:
+            raise ValueError(f"{name} is {shortened(getattr(trial, name), 60)}")
+
+
+def _is_setting(value: Any) -> bool:
+    return value is None or isinstance(value, str | bool) or _is_finite(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**63
 
 
 def make_line(values: Mapping[str, Any]) -> bytes:
@@ -159,6 +217,55 @@ else:
             pass
         finally:
             os.close(folder)
+
+
+def check_path(path: Any) -> Path:
+    """The file of a study, which is one or can become one.
+
+    Raises
+    ------
+    StudyError
+        If it cannot be written there, or is something else; nothing is changed.
+    TypeError
+        If it is no path.
+    """
+    try:
+        path = Path(path)
+    except TypeError as error:
+        raise TypeError(f"study={path!r}: the name of a file is needed.") from error
+    if is_ordinary(path):
+        read(path.read_bytes(), path)
+        place = path
+    else:
+        place = path.parent
+        if not place.is_dir():
+            raise StudyError(f"The folder of the study, {place}, does not exist.")
+    if not os.access(place, os.W_OK):
+        raise StudyError(f"The study {path} cannot be written: {place} is read-only.")
+    return path
+
+
+def is_ordinary(path: Path) -> bool:
+    """Whether there is a file, False if there is nothing.
+
+    Raises
+    ------
+    StudyError
+        If there is something else, such as a pipe, whose end would be waited for, or there
+        cannot be a file of this name.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:  # too long a name, or a zero in it
+        raise StudyError(f"The study {str(path)!r} cannot be opened: {error}.") from error
+    if not stat.S_ISREG(mode):
+        raise StudyError(
+            f"The study {path} cannot be opened: it is no ordinary file, but a folder, a device or "
+            "a pipe. Give the name of a file."
+        )
+    return True
 
 
 def open_file(path: Path) -> FileIO:

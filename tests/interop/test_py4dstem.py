@@ -1,6 +1,9 @@
 """To py4DSTEM and back: memory, calibration, and the conventions against a simulated scan."""
 
 import builtins
+import contextlib
+import io
+import itertools
 import math
 import warnings
 
@@ -135,6 +138,51 @@ def test_bragg_vectors_of_the_cube(py4dstem):
     found = bragg.raw[1, 2]
     places = sorted(zip(found.qx, found.qy, strict=True), key=lambda p: np.rint(p).tolist())
     assert np.allclose(places, sorted(spots), atol=0.2)
+
+
+def test_strain_of_the_cube(py4dstem):
+    """From a HyperSpy signal to py4DSTEM's strain map, without a copy."""
+    scan, shape, middle, radius = (2, 3), (80, 90), (40, 45), 4.0
+    rows, columns = np.indices(shape)
+    data = np.zeros((*scan, *shape), np.float32)
+    # the lattice is larger along the detector's columns from position to position
+    stretch = (1.0, 1.01, 1.02)
+    for (y, x), (h, k) in itertools.product(np.ndindex(scan), np.ndindex(5, 5)):
+        row = middle[0] + 16 * (h - 2) + 3 * (k - 2)
+        column = middle[1] + stretch[x] * (17 * (k - 2) - 3 * (h - 2))
+        height = 1000.0 if (h, k) == (2, 2) else 300.0
+        data[y, x] += height * np.clip(radius + 0.5 - np.hypot(rows - row, columns - column), 0, 1)
+    signal = hs.signals.Signal2D(data)
+    for axis, scale, units in zip(signal.axes_manager._axes, (2, 2, 0.1, 0.1),
+                                  ("nm", "nm", "1/nm", "1/nm"), strict=True):  # fmt: skip
+        axis.scale, axis.units = scale, units
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        cube = to_py4dstem(signal)
+        assert np.shares_memory(cube.data, signal.data)
+        probe = np.clip(radius + 0.5 - np.hypot(rows - middle[0], columns - middle[1]), 0, 1)
+        probe = py4dstem.Probe(probe.astype(np.float32))
+        probe.get_kernel(mode="sigmoid", origin=middle, radii=(1.2 * radius, 2.5 * radius))
+        bragg = cube.find_Bragg_disks(
+            template=probe.kernel, minPeakSpacing=10, edgeBoundary=6, subpixel="multicorr",
+            upsample_factor=32, minRelativeIntensity=0.02, minAbsoluteIntensity=0.0,
+            sigma_cc=0.5,
+        )  # fmt: skip
+        bragg.measure_origin(center_guess=middle)
+        bragg.fit_origin(plot=False)
+        bragg.calibrate()
+        strain = py4dstem.StrainMap(braggvectors=bragg)
+        strain.choose_basis_vectors(minSpacing=10, minRelativeIntensity=0.001, edgeBoundary=6)
+        strain.set_max_peak_spacing(max_peak_spacing=4)
+        strain.fit_basis_vectors()
+        strain.get_strain(layout="square")
+    # rows, columns, shear and rotation: larger in reciprocal space is smaller in real space
+    along_rows, along_columns, _, _, mask = np.asarray(strain.data)[:5]
+    assert mask.all()
+    assert np.abs(along_rows - along_rows.mean()).max() < 2e-3
+    assert along_columns - along_columns.mean() == pytest.approx(
+        np.broadcast_to([0.01, 0.0, -0.01], scan), abs=2e-3
+    )
 
 
 # -- reconstructions --------------------------------------------------------------------------

@@ -213,6 +213,16 @@ def test_summary(strain):
     assert np.allclose(shown, 100 * strain.data[0], equal_nan=True)
 
 
+def test_plot_is_centred_at_zero(strain):
+    strain.plot()
+    image = strain._plot.signal_plot.ax.images[0]
+    low, high = image.get_clim()
+    assert low == pytest.approx(-high) and high > 0 and image.get_cmap().name == "RdBu_r"
+    navigator = strain._plot.navigator_plot.ax.lines[0].get_ydata()
+    np.testing.assert_allclose(navigator, np.nanstd(strain.data, axis=(1, 2)))
+    strain.inav[0].plot(cmap="gray")  # a single component has no navigator
+
+
 def test_lazy_is_the_same(strain, scan, clusters):
     lazy = scan.as_lazy()
     lazy.data = lazy.data.rechunk((7, 11, 60, 64))
