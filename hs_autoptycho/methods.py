@@ -225,10 +225,12 @@ thickness_correction_start, tilt_correction_start, intensity_correction_start
     --------
     >>> import hyperspy.api as hs
     >>> from hs_autoptycho.data import twisted_bilayer_mos2
-    >>> s = twisted_bilayer_mos2()
-    >>> obj = s.reconstruct_ptycho(defocus=200, scan_rotation=12, n_iterations=20)
+    >>> s = twisted_bilayer_mos2(scan_shape=(16, 18))
+    >>> obj = s.reconstruct_ptycho(defocus=200, scan_rotation=12, n_iterations=5)
     >>> obj
-    <PtychographicObject, title: Twisted bilayer MoS2 (simulated), dimensions: (1|183, 184)>
+    <PtychographicObject, title: Twisted bilayer MoS2 (simulated), dimensions: (1|139, 134)>
+    >>> obj.status
+    'completed'
     """
     stated = {name: value for name, value in locals().items() if value is not None}
     from hs_autoptycho._running import check_count, check_seed, progressbar, threads
@@ -469,11 +471,13 @@ def cluster_hierarchical(
     Examples
     --------
     >>> import hyperspy.api as hs
-    >>> from hs_autoptycho.data import ws2_wse2_junction
-    >>> s = ws2_wse2_junction()
+    >>> from hs_autoptycho.data import snse_domains
+    >>> s = snse_domains(scan_shape=(30, 36), detector_shape=(64, 72))
     >>> clusters = s.cluster_hierarchical()
+    >>> clusters
+    <HierarchicalClusters, title: SnSe domains (simulated), dimensions: (2|36, 30)>
     >>> clusters.n_clusters
-    5
+    4
     """
     stated = {name: value for name, value in locals().items() if name not in ("self", "unknown")}
     if unknown:

@@ -214,7 +214,20 @@ class SimulatedMicroscope:
             yield row
 
     def offset(self, name: str, scan: int) -> float:
-        """Actual less asked-for value of a setting at scan number `scan`, in its unit."""
+        """How far the microscope is from what it is asked for.
+
+        Parameters
+        ----------
+        name
+            Of a setting.
+        scan
+            Number of the scan, from 0.
+
+        Returns
+        -------
+        float
+            Actual less asked-for value, in the unit of the setting.
+        """
         step = self._drift.get(name, 0.0)
         place = list(SETTINGS).index(name)
         walk = [self._generator(n, 3, place).normal() for n in range(1, scan + 1)] if step else []

@@ -468,6 +468,11 @@ class PtychographyTuner:
         Reasons are an expected gain below the `smallest_gain` part of the score (even with its
         standard error added); or below its uncertainty, with all settings at the target within
         theirs; or limits that keep the instrument from coming closer.
+
+        Returns
+        -------
+        str or None
+            The reason; None while another scan is expected to pay, or where none was measured.
         """
         if not self._session.measured:
             return None
