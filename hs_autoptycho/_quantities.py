@@ -30,7 +30,9 @@ class Quantity:
     item: str | None = None  # where it is in the metadata
 
     def remedy(self) -> str:
-        ways = f"Give it in the call, `{self.name}={self.example}` ({self.unit})"
+        fixed = f"fixed={{{self.name!r}: {self.example}}}"
+        ways = f"Give it in the call, `{self.name}={self.example}` ({self.unit}; where parameters "
+        ways += f"are tuned, `{fixed}`)"
         if self.item:
             ways += f', or set it with `s.metadata.set_item("{self.item}", {self.example})`'
         return ways + "."

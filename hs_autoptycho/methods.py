@@ -424,7 +424,8 @@ def cluster_hierarchical(
     max_clusters, max_depth
         Limits of the tree. Default: none; the data decide.
     min_cluster_size
-        Positions in a cluster, at least. Default: half the square root of all, but 20.
+        Positions in a cluster, at least. Default: half the square root of the number
+        of all positions, and 20 at least.
     mask
         What to use of the detector: an array of bool (ky, kx), True where it is used; a
         ``CircleROI`` (with ``r_inner`` an annulus) or ``RectangularROI``; or ``(inner, outer)``,

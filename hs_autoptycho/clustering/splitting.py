@@ -16,7 +16,7 @@ from hs_autoptycho.clustering.segmentation import Proposal, part_means, propose,
 # Widths in positions of the Gaussian over the scan that are tried.
 SMOOTHING = (0.0, 0.7, 1.0, 1.5, 2.2, 3.2)
 
-# What a split has to show. True splits score far above, see benchmarks/clustering.py.
+# What a split has to show. True splits score far above, see benchmarks/clustering_quality.py.
 _SIGNIFICANCE = 6.0  # standard errors, of the difference on held-out counts
 _STABILITY = 0.55  # adjusted Rand index between what the two halves of the counts propose
 _STEP = 0.5  # part of the difference that is a step and no gradient

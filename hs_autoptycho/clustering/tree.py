@@ -28,7 +28,7 @@ class Limits:
     min_cluster_size: int | None = None
 
     def smallest(self, n_positions: int) -> int:
-        """Positions of a cluster, at least: by default half the root of all, but 20."""
+        """Positions of a cluster, at least: by default half the root of all, or 20."""
         if self.min_cluster_size is not None:
             return self.min_cluster_size
         return max(20, round(0.5 * n_positions**0.5))
