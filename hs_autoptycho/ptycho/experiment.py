@@ -46,8 +46,8 @@ LARGEST_OBJECT = 400e6
 LARGEST_SPILL = 0.25
 
 UNKNOWN_DEFOCUS = (
-    "The defocus is not known. Give it in the call, `defocus=300` (Å, positive for underfocus), or "
-    "let `autotune_ptycho` find it."
+    "The defocus is not known. Give it in the call, `defocus=300` (Å, positive for underfocus), "
+    "measure it with `hs_autoptycho.estimate_geometry(signal)`, or let `autotune_ptycho` find it."
 )
 
 
