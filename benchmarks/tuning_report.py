@@ -88,7 +88,7 @@ def simulated(records: Sequence[Record]) -> str:
         ours = {r["seed"]: r["correlation"] for r in several}
         rows = [
             [r["case"], r["seed"], f"{r['seconds']:.0f}", len(r["evaluations"]), r["n_iterations"],
-             f"{r['correlation']:.3f}", f"{ours.get(r['seed'], float('nan')):.3f}"]
+             f"{r['correlation']:.3f}", f"{ours[r['seed']]:.3f}" if r["seed"] in ours else ""]
             for r in peers
         ]  # fmt: skip
         lines.append(rst_table(head, rows))
@@ -172,17 +172,21 @@ def draw(records: Sequence[Record], file: str) -> None:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6.5), sharey="row", layout="constrained")
+    figure, axes = plt.subplots(
+        2, 2, figsize=(9, 6.5), sharex="col", sharey="row", layout="constrained"
+    )
     floors = lowest_by_seed(records)
+    several = {r["seed"] for r in by_case(records, "multifidelity")}
     for case in ("random", "full", "multifidelity"):
         for i, record in enumerate(by_case(records, case)):
             for column, unit in enumerate(("full_lengths", "seconds")):
                 x, objective, correlation = best_so_far(record, unit)
                 label = NAMES[case] if i == 0 and column == 0 else None
                 options = {"color": COLOURS[case], "lw": 1.2, "alpha": 0.8, "where": "post"}
-                above = objective - floors[record["seed"]] + 1e-6
-                axes[0, column].step(x, above, label=label, **options)
-                axes[1, column].step(x, correlation, **options)
+                if record["seed"] in several:  # or it would be above its own lowest
+                    above = objective - floors[record["seed"]] + 1e-6
+                    axes[0, column].step(x, above, **options)
+                axes[1, column].step(x, correlation, label=label, **options)
     experts = [r["correlation"] for r in by_case(records, "expert")]
     for ax, name in zip(axes[1], ("work in full-length trials", "seconds"), strict=True):
         if experts:
