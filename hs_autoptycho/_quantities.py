@@ -31,8 +31,8 @@ class Quantity:
 
     def remedy(self) -> str:
         fixed = f"fixed={{{self.name!r}: {self.example}}}"
-        ways = f"Give it in the call, `{self.name}={self.example}` ({self.unit}; where parameters "
-        ways += f"are tuned, `{fixed}`)"
+        ways = f"Give it in the call, `{self.name}={self.example}` ({self.unit}), or `{fixed}` in "
+        ways += "that of a tuning"
         if self.item:
             ways += f', or set it with `s.metadata.set_item("{self.item}", {self.example})`'
         return ways + "."
