@@ -163,9 +163,9 @@ def over_orders(
 ) -> Optimum:
     """The mean of what several orders of the positions say.
 
-    An object that is not known yet follows the scan that it is told, stretched or turned as this
-    may be, and keeps something of what was visited first. So every order has an optimum of its own
-    for such parameters, which trials of the same order have in common.
+    An object that is not known yet can follow the scan that it is told, stretched or turned as this
+    may be. For such parameters trials of one order have an optimum in common that is not that of
+    another order, whatever the steps between them; what makes the order matter is not known.
 
     Parameters
     ----------

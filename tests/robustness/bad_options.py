@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import tempfile
 from pathlib import Path
 
 import hyperspy.api as hs
@@ -11,6 +12,9 @@ import numpy as np
 from judging import METHODS, OPTIONS, Kind, refused
 
 from hs_autoptycho.ptycho.parameters import PARAMETERS
+
+# of this process alone, and taken away at its end
+_FOLDER = tempfile.TemporaryDirectory(prefix="hs_autoptycho_")
 
 NO_NUMBERS = ["much", "", b"3", True, 1j, [1, 2], (1.0,), {}, {"value": 1}, object(), print,
               np.array([1.0, 2.0]), np.datetime64(0, "s")]  # fmt: skip
@@ -234,14 +238,16 @@ def folders():
                    methods=("autotune_ptycho",))  # fmt: skip
     if hasattr(os, "mkfifo"):
         # made where the call works; it would wait for ever for somebody to write to it
+        pipe = Path(_FOLDER.name) / "pipe"
+
         def with_pipe(signal):
-            Path("/tmp").joinpath("hs_autoptycho_pipe").unlink(missing_ok=True)
-            os.mkfifo("/tmp/hs_autoptycho_pipe")
+            pipe.unlink(missing_ok=True)
+            os.mkfifo(pipe)
             return signal
 
         rule = refused("ordinary file", unread=True)
         yield Kind("folders", "study in a pipe", with_pipe, rule, rule,
-                   {"study": "/tmp/hs_autoptycho_pipe"}, lazy=True,
+                   {"study": str(pipe)}, lazy=True,
                    methods=("autotune_ptycho",))  # fmt: skip
 
 
