@@ -11,6 +11,7 @@ from typing import Any
 import hyperspy.api as hs
 import numpy as np
 
+from hs_autoptycho._memory import plan_clustering
 from hs_autoptycho._running import check_count, check_seed, progressbar, versions
 from hs_autoptycho._signal_reader import not_a_scan, not_its_data
 from hs_autoptycho.clustering.pipeline import Clustering, Options, cluster
@@ -64,6 +65,7 @@ def cluster_signal(
         random_state=check_seed(random_state),
         num_workers=num_workers,
     )
+    _logger.info("Plan: %s.", plan_clustering(data, num_workers))
     n = data.shape[0] * data.shape[1]
     sampled = sum((y1 - y0) * (x1 - x0) for y0, y1, x0, x1 in sample_blocks(data.shape[:2]))
     with contextlib.ExitStack() as bars:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hs_autoptycho._memory import Work
 from hs_autoptycho._running import threads
 from hs_autoptycho._scan import read_scan
 from hs_autoptycho.ptycho.geometry_estimate import GeometryEstimate, estimate
@@ -108,5 +109,6 @@ def estimate_geometry(
             disk_radius=disk_radius,
             detector_mask=detector_mask,
             background=background,
+            work=Work(copies=1.0, geometry=True, reconstruction=False),
         )
         return estimate(scan.experiment, held=parameters)

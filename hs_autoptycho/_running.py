@@ -12,6 +12,7 @@ from typing import Any
 import hyperspy.api as hs
 import numba
 from hyperspy.external.progressbar import progressbar as hyperspy_progressbar
+from threadpoolctl import threadpool_limits
 
 
 def check_count(name: str, value: Any) -> None:
@@ -30,7 +31,7 @@ def check_seed(random_state: Any) -> int:
 
 @contextlib.contextmanager
 def threads(num_workers: int | None) -> Iterator[None]:
-    """Run with a number of numba threads."""
+    """Run with a number of threads, of numba and of the linear algebra."""
     if num_workers is None:
         yield
         return
@@ -38,7 +39,8 @@ def threads(num_workers: int | None) -> Iterator[None]:
     before = numba.get_num_threads()
     numba.set_num_threads(min(num_workers, numba.config.NUMBA_NUM_THREADS))
     try:
-        yield
+        with threadpool_limits(num_workers, user_api="blas"):
+            yield
     finally:
         numba.set_num_threads(before)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from hs_autoptycho._memory import Work, make_cache, plan_reading
 from hs_autoptycho._quantities import QUANTITIES
 from hs_autoptycho._running import progressbar, versions
 from hs_autoptycho.calibration import (
@@ -18,8 +20,7 @@ from hs_autoptycho.calibration import (
     object_axes,
 )
 from hs_autoptycho.ptycho.experiment import UNKNOWN_DEFOCUS, Experiment
-from hs_autoptycho.ptycho.loading import fingerprint, load_counts
-from hs_autoptycho.ptycho.memory import check_reading
+from hs_autoptycho.ptycho.loading import fingerprint, leave_counts, load_counts
 from hs_autoptycho.ptycho.parameters import ParameterError
 from hs_autoptycho.ptycho.probe import center_beam
 from hs_autoptycho.ptycho.solver import Reconstruction
@@ -30,10 +31,6 @@ _logger = logging.getLogger(__name__)
 
 # what the numbers in a result depend on
 VERSIONS = ("hs_autoptycho", "hyperspy", "numpy", "scipy", "numba", "scikit-optimize")
-
-
-# what a user can tell of the recording that is no parameter of a reconstruction
-RECORDING = ("disk_center", "disk_radius", "detector_mask", "background")
 
 
 @dataclass
@@ -56,8 +53,11 @@ def read_scan(
     detector_mask: Any = None,
     background: Any = None,
     needs_defocus: bool = False,
+    work: Work | None = None,
 ) -> Scan:
     """Read a signal's geometry and counts.
+
+    A lazy signal that is too large for memory is read once and stays where it is stored.
 
     Parameters
     ----------
@@ -73,6 +73,8 @@ def read_scan(
         As for `Experiment`.
     needs_defocus
         Whether it is an error if the defocus is not known.
+    work
+        What will be done with patterns that stay on disk. Default: they have to be in memory.
     """
     names = ("beam_energy", "convergence_angle", "scan_step", "reciprocal_pixel",
              "scan_rotation", "defocus")  # fmt: skip
@@ -86,12 +88,24 @@ def read_scan(
     mask = _detector_image("detector_mask", detector_mask, signal, bool)
     background = _detector_image("background", background, signal, float)
     data = signal.data
-    if signal._lazy:
-        check_reading(data.nbytes)
+    plan = plan_reading(signal, parameters, work)
+    _logger.info("Plan: %s.", plan)
+    notes = []
     show = show_progressbar if signal._lazy else False
-    with progressbar(data.shape[0], "Read", show) as bar:
-        counts = load_counts(data, progress=bar.update)
-    mean = counts.mean(0, dtype=float)
+    if plan.stored:
+        with progressbar(math.prod(data.shape[:2]), "Look", show) as bar:
+            cache = make_cache()
+            counts, digest = leave_counts(data, cache, mask=mask, progress=bar.update)
+        mean = counts.facts(mask).total / len(counts)
+        notes.append(
+            f"The patterns, {data.nbytes / 1e9:.2f} GB, were left where they are stored and read "
+            "in each pass; positions that lie together were visited together."
+        )
+    else:
+        with progressbar(data.shape[0], "Read", show) as bar:
+            counts = load_counts(data, progress=bar.update)
+        digest = fingerprint(counts, data.shape[:2])
+        mean = counts.mean(0, dtype=float)
     if background is not None:
         mean = np.maximum(mean - background, 0)
     if mask is not None:
@@ -102,9 +116,9 @@ def read_scan(
     general, left_out = inherited(signal.metadata, "General")
     return Scan(
         Experiment(counts, geometry, mask, 0.0 if background is None else background),
-        fingerprint(counts, geometry.scan_shape),
+        digest,
         general,
-        [*geometry.notes, *left_out],
+        [*geometry.notes, *notes, *left_out],
     )
 
 

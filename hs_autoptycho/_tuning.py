@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hs_autoptycho._memory import RECORDING, Work
 from hs_autoptycho._running import check_count, check_seed, progressbar, threads, versions
-from hs_autoptycho._scan import RECORDING, VERSIONS, Scan, read_scan, wrap_reconstruction
+from hs_autoptycho._scan import VERSIONS, Scan, read_scan, wrap_reconstruction
 from hs_autoptycho.ptycho.geometry_estimate import GeometryEstimate, estimate
 from hs_autoptycho.ptycho.parameters import (
     PARAMETERS,
@@ -41,6 +42,14 @@ from hs_autoptycho.tuning.trial import Fidelity
 from hs_autoptycho.tuning.tuner import Tuning, tune
 
 _logger = logging.getLogger(__name__)
+
+# Arrays as large as the data, where they are in memory: the counts, both parts of them, and those
+# that are fitted in the order of the kernels.
+_COPIES = 4.0
+# Passes over stored data beside those of the fits. To look at them, to split them, and to leave
+# out saturated pixels; of scaled data also to find the gain, and twice to divide by it. Of a trial:
+# to sum up its part of the scan, to judge it twice on the way, and in the end.
+_PASSES, _PASSES_OF_SCALED, _PASSES_OF_TRIAL = 3, 4, 4
 
 
 class Search(NamedTuple):
@@ -104,7 +113,10 @@ def tune_signal(
     with threads(num_workers):
         # the rotation is about to be found
         stated = {"scan_rotation": 0.0, **held}
-        scan = read_scan(signal, stated, show_progressbar, **recording)
+        scan = read_scan(
+            signal, stated, show_progressbar, **recording,
+            work=_work(signal, engine, n_trials, n_trial_iterations, n_iterations),
+        )  # fmt: skip
         search = _search_space(
             scan, dimensions, wanted, held, engine, everything=not (dimensions or wanted)
         )
@@ -169,6 +181,17 @@ def tune_signal(
                 ).reconstruction
     record = _record(plan, search, tuning, score, header)
     return wrap_reconstruction(scan, values, reconstruction, random_state, record)
+
+
+def _work(
+    signal, engine: Engine, n_trials: int, n_trial_iterations: int, n_iterations: int
+) -> Work | None:
+    """What will be done, at most; None where the engine needs all patterns in memory."""
+    if engine.name != "numba":
+        return None
+    before = _PASSES + (_PASSES_OF_SCALED if signal.data.dtype.kind == "f" else 0)
+    passes = before + n_trials * (n_trial_iterations + _PASSES_OF_TRIAL) + n_iterations
+    return Work(passes, _COPIES, geometry=True)
 
 
 def _search_space(

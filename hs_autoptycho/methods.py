@@ -82,7 +82,8 @@ def reconstruct_ptycho(
 
     The signal is ``(x, y | kx, ky)``, lazy or not; calibration comes from its axes and metadata,
     and what is given here takes precedence. The centre and the radius of the bright-field disk are
-    measured.
+    measured. A lazy signal that is too large for memory stays on disk and is read once in each
+    iteration; the batches are then of positions that lie together in the file.
 
     Parameters
     ----------
@@ -233,8 +234,9 @@ thickness_correction_start, tilt_correction_start, intensity_correction_start
     'completed'
     """
     stated = {name: value for name, value in locals().items() if value is not None}
+    from hs_autoptycho._memory import RECORDING, Work
     from hs_autoptycho._running import check_count, check_seed, progressbar, threads
-    from hs_autoptycho._scan import RECORDING, read_scan, wrap_reconstruction
+    from hs_autoptycho._scan import read_scan, wrap_reconstruction
     from hs_autoptycho.ptycho.parameters import PARAMETERS, check_names, check_parameters
 
     check_names(unknown)
@@ -243,7 +245,11 @@ thickness_correction_start, tilt_correction_start, intensity_correction_start
     random_state = check_seed(random_state)
     recording = {name: stated.get(name) for name in RECORDING}
     with threads(num_workers):
-        scan = read_scan(self, parameters, show_progressbar, **recording, needs_defocus=True)
+        scan = read_scan(
+            self, parameters, show_progressbar, **recording, needs_defocus=True,
+            # a pass to look at them, and one for the counts that are held out
+            work=Work(1 + n_iterations + (early_stopping is not None)),
+        )  # fmt: skip
         parameters = scan.experiment.complete(parameters)
         scan.experiment.check_memory(parameters)
         with progressbar(n_iterations, "Reconstruct", show_progressbar) as bar:
@@ -279,7 +285,8 @@ def autotune_ptycho(
 ) -> PtychographicObject:
     """Reconstruct with parameters that Bayesian optimisation finds from the data.
 
-    The scan's geometry is measured first, without a reconstruction. Each trial then reconstructs
+    A lazy signal that is too large for memory stays on disk, as in :meth:`reconstruct_ptycho`. The
+    scan's geometry is measured first, without a reconstruction. Each trial then reconstructs
     the scan with one set of parameters and scores the result on counts that were held out; a
     Gaussian process proposes the next set [1]_. Most trials are short and see a part of the scan;
     what is promising is tried at full length. The simplest set within one standard error of the

@@ -12,10 +12,12 @@ from scipy.special import erf
 from hs_autoptycho.calibration import (
     CalibrationError,
     Geometry,
+    check_disk,
     check_signal,
     electron_wavelength,
     geometry_from_signal,
     object_axes,
+    scan_step_and_object_pixel,
 )
 from hs_autoptycho.ptycho.disk import DiskError
 
@@ -209,6 +211,41 @@ def test_disk_center_that_is_none(center):
 @pytest.mark.parametrize("radius", [0, -3, np.nan, "wide"])
 def test_disk_radius_that_is_none(radius):
     assert_says(refusal(make(), disk_radius=radius), "disk_radius=", "detector pixels")
+
+
+@pytest.mark.parametrize("center", [[-0.5, 31.5], (47.9, 63.9), np.array([0, 0])])
+def test_disk_center_up_to_the_edge(center):
+    checked, radius = check_disk(center, None, (48, 64))
+    assert checked == tuple(center)
+    assert radius is None
+    assert all(type(value) is float for value in checked)
+
+
+@pytest.mark.parametrize(
+    "center",
+    [(-1, 3), (3, -1), (48, 3), (3, 64), (1, 2, 3), (True, 2), (3, 1j), "ab", {1: 2, 3: 4}],
+)
+def test_disk_center_off_the_detector(center):
+    with pytest.raises(CalibrationError, match="disk_center=.*48 x 64"):
+        check_disk(center, None, (48, 64))
+
+
+def test_disk_radius_up_to_the_larger_side():
+    assert check_disk(None, np.int32(32), (48, 64)) == (None, 32.0)
+    assert check_disk(None, 32, (64, 48)) == (None, 32.0)
+    assert check_disk(None, 1, (2, 2)) == (None, 1.0)
+    for radius in (32.01, 0, True, 2j):
+        with pytest.raises(CalibrationError, match="disk_radius=.*48 x 64"):
+            check_disk(None, radius, (48, 64))
+
+
+def test_what_is_given_of_the_disk_is_taken_and_the_rest_measured():
+    center = (20.5, 30.0)
+    geometry = read(make(), disk_center=center)
+    assert geometry.disk_center == center
+    assert geometry.disk_radius == pytest.approx(RADIUS, abs=0.1)
+    # a centre that is given is not compared with the axes' zero
+    assert len(geometry.notes) == 1
 
 
 def test_axis_that_runs_backwards_is_noted():
@@ -572,6 +609,56 @@ def test_mean_pattern_of_another_shape():
         geometry_from_signal(make(), mean_pattern((64, 48)))
 
 
+# -- before the patterns are read -------------------------------------------------------------
+
+
+def test_check_signal_passes_what_can_be_read():
+    signal = make(convergence_angle=None, scan_rotation=None).as_lazy()
+    check_signal(signal)
+    check_signal(make(beam_energy=None).as_lazy(), beam_energy=200)
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("beam_energy", {"beam_energy": None}),
+        ("convergence_angle", {"convergence_angle": -1.0}),
+        ("scan_rotation", {"scan_rotation": 1000.0}),
+        ("probe_defocus", {"probe_defocus": np.inf}),
+        ("scan_step", {"scan": (1.0, "")}),
+        ("reciprocal_pixel", {"detector": (1.0, "")}),
+    ],
+)
+def test_check_signal_refuses_a_lazy_signal_alone(name, bad):
+    """One in memory is refused later, with what the disk says."""
+    check_signal(make(**bad))
+    with pytest.raises(CalibrationError, match=name):
+        check_signal(make(**bad).as_lazy())
+
+
+@pytest.mark.parametrize("keyword", ["beam_energy", "scan_step", "reciprocal_pixel", "defocus"])
+def test_check_signal_looks_at_keywords(keyword):
+    with pytest.raises(CalibrationError, match=f"keyword {keyword}"):
+        check_signal(make().as_lazy(), **{keyword: np.nan})
+
+
+def test_scan_step_and_object_pixel():
+    step, pixel = scan_step_and_object_pixel(make())
+    assert step == pytest.approx(0.5)
+    # one over the detector's whole height and width
+    assert pixel == pytest.approx((1 / 0.96, 1 / 1.28))
+
+
+def test_scan_step_and_object_pixel_need_the_energy_for_angles_alone():
+    signal = make(detector=(0.4, "mrad"), beam_energy=None)
+    with pytest.raises(CalibrationError, match="beam_energy is missing"):
+        scan_step_and_object_pixel(signal)
+    step, pixel = scan_step_and_object_pixel(signal, beam_energy=ENERGY)
+    assert pixel[0] == pytest.approx(WAVELENGTH / (48 * 0.4e-3), rel=1e-4)
+    step, pixel = scan_step_and_object_pixel(signal, reciprocal_pixel=0.01, scan_step=0.7)
+    assert (step, *pixel) == pytest.approx((0.7, 1 / 0.48, 1 / 0.64))
+
+
 # -- Geometry ---------------------------------------------------------------------------------
 
 GEOMETRY = Geometry(
@@ -616,6 +703,31 @@ def test_geometry_is_frozen_and_plain():
     assert isinstance(hash(GEOMETRY), int)
 
 
+def test_geometry_of_the_smallest_sizes():
+    small = dataclasses.replace(
+        GEOMETRY, scan_shape=(2, 2), detector_shape=(2, 4), disk_radius=2, disk_center=(0, 0)
+    )
+    assert (small.scan_shape, small.detector_shape, small.disk_radius) == ((2, 2), (2, 4), 2.0)
+    assert dataclasses.replace(GEOMETRY, disk_radius=32).disk_radius == 32
+
+
+def test_geometry_without_what_need_not_be_known():
+    needed = {"beam_energy", "scan_shape", "detector_shape", "scan_step", "reciprocal_pixel"}
+    needed |= {"convergence_angle", "disk_center", "disk_radius"}
+    geometry = Geometry.from_dict({k: v for k, v in GEOMETRY.to_dict().items() if k in needed})
+    assert (geometry.scan_rotation, geometry.defocus, geometry.notes) == (0.0, None, ())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        geometry.notes = ("another",)
+
+
+def test_flipped_geometry():
+    # a transposition and a mirrored first axis, by hand
+    assert GEOMETRY.flipped("none") == GEOMETRY
+    off = dataclasses.replace(GEOMETRY, disk_center=(20.0, 33.0))
+    turned = off.flipped("transpose")
+    assert (turned.detector_shape, turned.disk_center) == ((64, 48), (33.0, 20.0))
+
+
 @pytest.mark.parametrize("defocus", [None, 300.0])
 def test_to_dict_and_back(defocus):
     geometry = dataclasses.replace(GEOMETRY, defocus=defocus)
@@ -657,6 +769,11 @@ def test_from_dict_refuses_unknown_and_missing():
         {"defocus": np.inf},
         {"scan_shape": (1, 5)},
         {"detector_shape": (47, 64)},
+        {"detector_shape": (48, 63)},
+        {"detector_shape": (0, 64)},
+        {"detector_shape": (48,)},
+        {"disk_center": (3, np.inf)},
+        {"disk_center": (3,)},
         {"detector_shape": (48, 64, 2)},
         {"disk_center": (np.nan, 3)},
         {"disk_radius": 0},
@@ -683,9 +800,14 @@ def test_object_axes(thickness, units):
     assert (y.offset, x.offset) == (-12.0, 4.5)
     assert x.units == y.units == "Å"
     assert (z.scale, z.units) == (thickness or 1.0, units)
+    assert (z.offset, z.size) == (0.0, 2)
 
 
-@pytest.mark.parametrize("thickness", [0, -3.0, np.nan])
+def test_object_axes_of_a_thin_slice():
+    assert object_axes(GEOMETRY, (2, 70, 90), (0, 0), slice_thickness=0.5)[0]["scale"] == 0.5
+
+
+@pytest.mark.parametrize("thickness", [0, -3.0, np.nan, np.inf])
 def test_object_axes_refuse_a_thickness(thickness):
     with pytest.raises(CalibrationError, match="slice_thickness"):
         object_axes(GEOMETRY, (2, 70, 90), (0, 0), slice_thickness=thickness)

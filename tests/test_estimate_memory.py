@@ -109,11 +109,18 @@ def test_a_reconstruction_is_refused_before_it_begins(scan, monkeypatch):
         scan.reconstruct_ptycho(**TRUE, n_slices=100, thickness=300.0)
 
 
-def test_a_lazy_signal_that_is_too_large_is_not_read(scan, monkeypatch):
-    huge = unreadable(scan, (2048, 2048, 48, 64))  # 26 GB
+def test_a_chunk_that_is_too_large_is_not_read(scan, monkeypatch):
+    huge = unreadable(scan, (2048, 2048, 48, 64))  # 26 GB, in a single chunk
     monkeypatch.setattr(memory, "available_memory", lambda: int(16e9))
-    with pytest.raises(NotEnoughMemoryError, match=r"25\.77 GB and 16\.00 GB are free.*inav"):
+    message = r"have 25\.77 GB.*16\.00 GB are free.*largest chunk has 25\.77 GB.*rechunk.*inav"
+    with pytest.raises(NotEnoughMemoryError, match=message):
         huge.reconstruct_ptycho(**TRUE)
+    huge.rechunk(nav_chunks=(64, 64))
+    with pytest.raises(AssertionError, match="a chunk was read"):
+        huge.reconstruct_ptycho(**TRUE)
+    # a part of it at a time
+    plan = hs_autoptycho.estimate_memory(huge, **TRUE)
+    assert plan.patterns < 2e9 and plan.total < 16e9
 
 
 def test_the_plan_is_logged(scan, caplog):

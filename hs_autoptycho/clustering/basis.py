@@ -23,6 +23,11 @@ _LARGEST_SHARED_NOISE = 0.1
 _COHERENCE = 1.5
 
 
+def n_features(n_positions: int) -> int:
+    """Numbers that are kept of each half of a pattern, at most."""
+    return _N_FEATURES_LARGE_SCAN if n_positions > _LARGE_SCAN else _N_FEATURES
+
+
 def make_projection(
     survey: Survey,
     *,
@@ -150,8 +155,7 @@ def _coherent_components(
             shared[:, k] = neighbour_sum(image, _COHERENCE)[rows, columns]
         return scaled.T @ shared
 
-    large = scan_shape[0] * scan_shape[1] > _LARGE_SCAN
-    n = min(_N_FEATURES_LARGE_SCAN if large else _N_FEATURES, nodes.shape[1])
+    n = min(n_features(scan_shape[0] * scan_shape[1]), nodes.shape[1])
     size = min(n + 8, nodes.shape[1])
     vectors = check_random_state(random_state).standard_normal((nodes.shape[1], size))
     vectors = vectors.astype(np.float32)

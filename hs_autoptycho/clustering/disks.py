@@ -51,11 +51,6 @@ class DiskProfile:
         u = (distance - self.radius) / self.edge
         return -np.exp(-0.5 * u**2) / (np.sqrt(2 * np.pi) * self.edge)
 
-    def draw(self, shape: tuple[int, int], center) -> np.ndarray:
-        """Image of `shape` with one disk at `center` (row, column)."""
-        rows, cols = np.ogrid[: shape[0], : shape[1]]
-        return self(self.distance(rows - center[0], cols - center[1]))
-
 
 @dataclass(frozen=True)
 class Disks:

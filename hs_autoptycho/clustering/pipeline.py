@@ -173,12 +173,13 @@ def _first_pass(data, found: Survey, options: Options, progress, notes):
         kernel = _Custom(options.features)
         n_values = 1 + kernel.length(data)
     else:
-        kernel, assumed = make_projection(
-            found,
-            annulus=options.annulus,
-            features=options.features,
-            random_state=options.random_state,
-        )
+        with threadpool_limits(1):
+            kernel, assumed = make_projection(
+                found,
+                annulus=options.annulus,
+                features=options.features,
+                random_state=options.random_state,
+            )
         notes += assumed
         n_values = kernel.n_values
     values = map_patterns(

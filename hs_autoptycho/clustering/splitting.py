@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ from hs_autoptycho.clustering.evidence import Evidence, weigh
 from hs_autoptycho.clustering.features import Features, Half
 from hs_autoptycho.clustering.node_space import best_smoothing, node_space
 from hs_autoptycho.clustering.segmentation import Proposal, part_means, propose, segment
+from hs_autoptycho.clustering.streaming import thread_pool
 
 # Widths in positions of the Gaussian over the scan that are tried.
 SMOOTHING = (0.0, 0.7, 1.0, 1.5, 2.2, 3.2)
@@ -110,7 +110,7 @@ def try_split(
         weighed = [(p, weigh(p.labels, fit, test, mask, width)) for p in proposals]
         return [(p, evidence) for p, evidence in weighed if evidence is not None]
 
-    with ThreadPoolExecutor(2 if num_workers != 1 else 1) as pool:
+    with thread_pool(2 if num_workers != 1 else 1) as pool:
         sides = list(pool.map(side, projected, projected[::-1]))
     if not all(sides):
         return None

@@ -166,10 +166,18 @@ def _run(data, task, blocks, store, progress, num_workers) -> None:
             progress((block[1] - block[0]) * (block[3] - block[2]))
 
 
+def thread_pool(n: int) -> ThreadPoolExecutor:
+    """So many threads, none of which starts further ones in OpenMP, as scikit-learn would.
+
+    A limit of OpenMP's threads counts in the thread that sets it, and not in those that it starts.
+    """
+    return ThreadPoolExecutor(n, initializer=threadpool_limits, initargs=(1, "openmp"))
+
+
 def _run_threads(data, task, blocks, num_workers):
     workers = num_workers or CPU_COUNT
     # the threads are ours: those of the linear algebra would only be in their way
-    with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
+    with threadpool_limits(1), thread_pool(workers) as pool:
         pending: deque = deque()
         try:
             for block in blocks:

@@ -51,6 +51,17 @@ def sample_blocks(scan_shape: tuple[int, int]) -> list[Block]:
     ]
 
 
+def box_size(detector_shape: tuple[int, int]) -> int:
+    """Detector pixels along the side of the boxes in which the sample is summed."""
+    return -(-max(detector_shape) // _LARGEST_BOXED)
+
+
+def boxes_along(detector_shape: tuple[int, int]) -> tuple[int, int]:
+    """Boxes along the sides of a pattern."""
+    box = box_size(detector_shape)
+    return detector_shape[0] // box, detector_shape[1] // box
+
+
 class Sample:
     """Patterns of a sample, summed in boxes; a statistic for `reduce_patterns`.
 
@@ -165,7 +176,7 @@ def survey(
         If not one pattern of the sample can be used.
     """
     scan_shape, detector_shape = data.shape[:2], data.shape[2:]
-    box = -(-max(detector_shape) // _LARGEST_BOXED)
+    box = box_size(detector_shape)
     blocks = sample_blocks(scan_shape)
     if sum((y1 - y0) * (x1 - x0) for y0, y1, x0, x1 in blocks) == scan_shape[0] * scan_shape[1]:
         blocks = None  # all of it, then along its own chunks

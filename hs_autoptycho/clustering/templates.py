@@ -75,13 +75,6 @@ class LeafTemplate:
         profile = self.profile
         return 0.36 * float(np.sqrt(profile.radius * profile.edge / np.prod(profile.stretch)))
 
-    def draw(self) -> np.ndarray:
-        """The model of the mean pattern (k_y, k_x)."""
-        centers = self.lattice.points(self.indices)
-        return self.background + _draw_disks(
-            self.background.shape, self.profile, centers, self.heights
-        )
-
 
 def _mean_radius(profile: DiskProfile) -> float:
     return profile.radius / float(np.sqrt(np.prod(profile.stretch)))

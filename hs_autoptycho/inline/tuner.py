@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from hs_autoptycho._memory import RECORDING
 from hs_autoptycho._quantities import CalibrationError
 from hs_autoptycho._running import check_count, check_seed, threads
-from hs_autoptycho._scan import RECORDING
 from hs_autoptycho.inline.frames import is_empty
 from hs_autoptycho.inline.improving import (
     Best,

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy.fft
 
+from hs_autoptycho.ptycho.stored import StoredCounts, pattern_blocks
+
 # Frequencies in cycles a scan pixel; beyond there is mostly noise
 _HIGHEST = 0.4
 # Neighbouring frequencies, which the window correlates, count as one
@@ -35,28 +37,35 @@ class CurlFree(NamedTuple):
 
 
 def mass_centers(
-    counts: np.ndarray, center: tuple[float, float], mask: np.ndarray | None = None
+    counts: np.ndarray | StoredCounts,
+    center: tuple[float, float],
+    mask: np.ndarray | None = None,
 ) -> np.ndarray:
     """Centre of mass of each pattern in detector pixels from `center`, (positions, 2).
 
     Parameters
     ----------
     counts
-        (positions, k_y, k_x).
+        (positions, k_y, k_x), in memory or stored.
     center
         (row, column).
     mask
         True for the pixels to use. Those that are not used are taken for their mean.
     """
-    shape = counts.shape[1:]
+    shape, stored = counts.shape[1:], isinstance(counts, StoredCounts)
     used = np.ones(shape, bool) if mask is None else mask
     row, column = np.indices(shape)
     lever = np.stack([row - center[0], column - center[1]], -1) * used[..., None]
     lever = lever.reshape(-1, 2).astype(np.float32)
-    flat = counts.reshape(len(counts), -1)
-    moments = [flat[i : i + 256].astype(np.float32) @ lever for i in range(0, len(flat), 256)]
-    moments = np.concatenate(moments).astype(float)
-    total = (counts.mean(0, dtype=float) * used).sum()
+    moments = np.empty((len(counts), 2), np.float32)
+    total = np.zeros(shape)
+    for positions, block in pattern_blocks(counts, 256):
+        moments[positions] = block.reshape(len(block), -1).astype(np.float32) @ lever
+        if stored:
+            total += block.sum(0, dtype=float)
+    moments = moments.astype(float)
+    mean = total / len(counts) if stored else counts.mean(0, dtype=float)
+    total = (mean * used).sum()
     return (moments - moments.mean(0)) / max(total, 1e-30)
 
 

@@ -18,7 +18,7 @@ from hs_autoptycho.ptycho.coherence import coherence_modes
 from hs_autoptycho.ptycho.memory import MemoryPlan, check_memory, plan_for
 from hs_autoptycho.ptycho.parameters import PARAMETERS, ParameterError
 from hs_autoptycho.ptycho.parts import reduced_shape, scan_window
-from hs_autoptycho.ptycho.patterns import Patterns, flip_detector
+from hs_autoptycho.ptycho.patterns import Patterns, flip_detector, split_counts
 from hs_autoptycho.ptycho.positions import GridDistortion, Placement, place, scan_positions
 from hs_autoptycho.ptycho.probe import (
     ABERRATIONS,
@@ -37,6 +37,8 @@ from hs_autoptycho.ptycho.stages import (
     fit_coarse_to_fine,
     make_settings,
 )
+from hs_autoptycho.ptycho.stored import Facts, StoredCounts
+from hs_autoptycho.ptycho.stored_patterns import StoredPatterns
 
 _logger = logging.getLogger(__name__)
 
@@ -57,8 +59,8 @@ class Experiment:
 
     Attributes
     ----------
-    counts : array (positions, k_y, k_x)
-        As they were recorded, in the order of the scan.
+    counts : array (positions, k_y, k_x), or StoredCounts
+        As they were recorded, in the order of the scan; in memory, or read when they are needed.
     geometry : Geometry
     mask : bool array (k_y, k_x) or None
         True for the detector's pixels to use.
@@ -68,12 +70,14 @@ class Experiment:
         Counts relative to those of the experiment that this one is a part of.
     """
 
-    counts: np.ndarray
+    counts: np.ndarray | StoredCounts
     geometry: Geometry
     mask: np.ndarray | None = None
     background: float | np.ndarray = 0.0
     exposure: float = 1.0
-    _patterns: dict[tuple, tuple[str, Patterns]] = field(default_factory=dict, repr=False)
+    _patterns: dict[tuple, tuple[str, Patterns | StoredPatterns]] = field(
+        default_factory=dict, repr=False
+    )
 
     def __getstate__(self):
         return {**self.__dict__, "_patterns": {}}  # they are made again where they are needed
@@ -83,13 +87,30 @@ class Experiment:
         """Whether the data are whole counts."""
         return self.counts.dtype.kind in "ui"
 
+    @property
+    def stored(self) -> bool:
+        """Whether the counts are read when they are needed."""
+        return isinstance(self.counts, StoredCounts)
+
+    def _facts(self) -> Facts:
+        return self.counts.facts(self.mask)
+
+    @cached_property
+    def largest(self) -> np.ndarray:
+        """The largest number of each pixel, (k_y, k_x)."""
+        return self._facts().largest if self.stored else self.counts.max(0)
+
     @cached_property
     def mean_pattern(self) -> np.ndarray:
         """Mean of all patterns without the background, (k_y, k_x).
 
         Pixels that are not used have the value of the nearest one that is.
         """
-        mean = np.maximum(self.counts.mean(0, dtype=float) - self.background, 0)
+        if self.stored:
+            mean = self._facts().total / len(self.counts)
+        else:
+            mean = self.counts.mean(0, dtype=float)
+        mean = np.maximum(mean - self.background, 0)
         if self.mask is None:
             return mean
         nearest = ndimage.distance_transform_edt(
@@ -100,6 +121,8 @@ class Experiment:
     @cached_property
     def totals(self) -> np.ndarray:
         """Sum of each pattern's used pixels."""
+        if self.stored:
+            return self._facts().totals
         used = True if self.mask is None else self.mask
         return np.array([pattern.sum(dtype=float, where=used) for pattern in self.counts])
 
@@ -109,11 +132,20 @@ class Experiment:
         if self.counts.dtype.kind in "ui" and self.counts.dtype.itemsize <= 2:
             largest = np.iinfo(self.counts.dtype).max
             used = ... if self.mask is None else self.mask
-            if self.counts.max(0)[used].max() == largest:
+            if self.largest[used].max() == largest:
                 return float(largest)
         return math.inf
 
-    def with_counts(self, counts: np.ndarray) -> Experiment:
+    def split(self, fraction: float, random_state: int) -> tuple[Experiment, Experiment]:
+        """Two with independent parts of the counts: see :func:`.patterns.split_counts`."""
+        if not self.stored:
+            parts = split_counts(self.counts, fraction, random_state)
+        else:
+            parts = self.counts.split(fraction, random_state)
+            parts[1].know(self._facts().less(parts[0].facts(self.mask)), self.mask)
+        return self.with_counts(parts[0]), self.with_counts(parts[1])
+
+    def with_counts(self, counts: np.ndarray | StoredCounts) -> Experiment:
         """The same experiment with other counts, or a part of them."""
         other = Experiment(counts, self.geometry, self.mask)
         part = other.totals.sum() / max(self.totals.sum(), 1e-30)
@@ -131,12 +163,17 @@ class Experiment:
         shape = (rows.stop - rows.start, columns.stop - columns.start)
         if shape == self.geometry.scan_shape:
             return self
+        geometry = replace(self.geometry, scan_shape=shape)
+        if self.stored:
+            part = self.counts.part(rows, columns)
+            return Experiment(part, geometry, self.mask, self.background, self.exposure)
         scan = self.counts.reshape(*self.geometry.scan_shape, *self.counts.shape[1:])
         counts = scan[rows, columns].reshape(-1, *self.counts.shape[1:])
-        geometry = replace(self.geometry, scan_shape=shape)
         return Experiment(counts, geometry, self.mask, self.background, self.exposure)
 
-    def patterns(self, flip: str = "none", shape: tuple[int, int] | None = None) -> Patterns:
+    def patterns(
+        self, flip: str = "none", shape: tuple[int, int] | None = None
+    ) -> Patterns | StoredPatterns:
         """The counts in the kernels' order.
 
         The last orientation of every `shape` is kept.
@@ -152,12 +189,13 @@ class Experiment:
         key = tuple(sorted(shape))
         if self._patterns.get(key, (None,))[0] != flip:
             self._patterns.pop(key, None)
-            self._patterns[key] = (flip, self.cropped_patterns(flip, shape))
+            make = self._stored_patterns if self.stored else self.cropped_patterns
+            self._patterns[key] = (flip, make(flip, shape))
         return self._patterns[key][1]
 
     def cropped_patterns(
         self, flip: str, shape: tuple[int, int], positions: np.ndarray | None = None
-    ) -> Patterns:
+    ) -> Patterns | StoredPatterns:
         """The central part of patterns, of `shape` after the flip, in the kernels' order.
 
         Pixels that are not used are 0: what a hot one has counted is no part of the beam's power.
@@ -171,6 +209,9 @@ class Experiment:
         positions
             Indices of the patterns. Default: all.
         """
+        if self.stored:
+            patterns = self.patterns(flip, shape)
+            return patterns if positions is None else patterns.some(positions)
         some = 256  # at a time, so that no second copy of everything is made
         n = len(self.counts) if positions is None else len(positions)
 
@@ -182,6 +223,21 @@ class Experiment:
             return crop_patterns(flip_detector(counts, flip), shape)
 
         return Patterns.from_blocks((block(start) for start in range(0, n, some)), n, shape)
+
+    def _stored_patterns(self, flip: str, shape: tuple[int, int]) -> StoredPatterns:
+        return StoredPatterns(self.counts, flip, shape, self.mask)
+
+    def pieces(self, positions: np.ndarray, size: int) -> list[np.ndarray]:
+        """Places in `positions`, up to `size` together, so that no block need be read twice."""
+        if not self.stored:
+            return [
+                np.arange(a, min(a + size, len(positions))) for a in range(0, len(positions), size)
+            ]
+        return [
+            places[a : a + size]
+            for _, places in self.counts.by_block(positions)
+            for a in range(0, len(places), size)
+        ]
 
     def on_detector(self, image: np.ndarray, flip: str, shape: tuple[int, int]) -> np.ndarray:
         """An image of the detector as :meth:`cropped_patterns` shows it."""
@@ -401,7 +457,14 @@ class Experiment:
     def plan_memory(self, values: Mapping[str, Any]) -> MemoryPlan:
         """What :meth:`fit` needs beside the counts."""
         beam = self._beam(values)
-        return plan_for(values, self.geometry.scan_shape, beam.shape, beam.pixel, self.counts.dtype)
+        return plan_for(
+            values,
+            self.geometry.scan_shape,
+            beam.shape,
+            beam.pixel,
+            self.counts.dtype,
+            stored=self.counts.memory if self.stored else None,
+        )
 
     def check_memory(self, values: Mapping[str, Any]) -> None:
         """Log the plan; raise a NotEnoughMemoryError if there is not enough."""

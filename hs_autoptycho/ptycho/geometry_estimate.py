@@ -16,8 +16,9 @@ from hs_autoptycho.ptycho.geometry_search import (
     jackknife,
     refine_with_windows,
 )
+from hs_autoptycho.ptycho.parts import scan_window
 from hs_autoptycho.ptycho.patterns import DETECTOR_FLIPS
-from hs_autoptycho.ptycho.sidebands import Stack, bright_field_stack
+from hs_autoptycho.ptycho.sidebands import MOST_IMAGES, Stack, bright_field_stack
 
 # Differences of less than so many standard errors tell nothing
 _SIGNIFICANT = 3.0
@@ -35,6 +36,12 @@ _LARGEST_CURL, _LARGEST_CURL_ERROR = 0.3, 5.0
 # Errors of the model itself, measured on simulated scans: of strong objects relative to the
 # defocus, and relative to the depth of focus λ/α²
 _SYSTEMATIC, _SYSTEMATIC_DEPTH = 0.003, 0.01
+# Passes over stored patterns, of the part that is looked at
+GEOMETRY_PASSES = 2
+# Positions that are looked at, at most: 500 bright-field images of so many have 0.3 GB
+_POSITIONS = 2**17
+# Arrays as large as the bright-field images, while these are transformed
+_COPIES = 5
 _VALUES = ("scan_rotation", "defocus", "C12a", "C12b")
 
 
@@ -121,13 +128,15 @@ def estimate(experiment: Experiment, *, held: Mapping[str, Any] | None = None) -
     Parameters
     ----------
     experiment
-        The data. Of its geometry the sign of the defocus is used, its rotation is not.
+        The data; of a scan of more than 131,072 positions its centre is used. Of its geometry the
+        sign of the defocus is used, its rotation is not.
     held
         Parameters that are known, as for a reconstruction: scan_rotation, defocus, C12a, C12b and
         detector_flip are taken as they are, and so are the lengths and the energy. Others are
         ignored.
     """
     held = dict(held or {})
+    experiment = experiment.part_of_scan(_part(experiment.geometry.scan_shape))
     lengths = ("beam_energy", "scan_step", "reciprocal_pixel")
     geometry = replace(experiment.geometry, **{k: held[k] for k in lengths if k in held})
     angle = geometry.measured_convergence_angle * 1e-3
@@ -174,6 +183,22 @@ def estimate(experiment: Experiment, *, held: Mapping[str, Any] | None = None) -
     return _report(
         point, errors, residual, best.flip, likely[1:], scale, free, curls.get(best.flip), stated
     )
+
+
+def _part(scan_shape: tuple[int, int]) -> float:
+    """Of a large scan the centre says enough."""
+    return min(1.0, _POSITIONS / (scan_shape[0] * scan_shape[1]))
+
+
+def looked_at(scan_shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a scan that :func:`estimate` looks at."""
+    return scan_window(scan_shape, _part(scan_shape))
+
+
+def images_memory(shape: tuple[int, ...]) -> int:
+    """Bytes that :func:`estimate` needs for data of a shape, at most: it depends on the disk."""
+    n_positions = min(int(np.prod(shape[:2])), _POSITIONS)
+    return _COPIES * 4 * n_positions * min(MOST_IMAGES, int(np.prod(shape[2:])))
 
 
 def flip_matrix(flip: str) -> np.ndarray:

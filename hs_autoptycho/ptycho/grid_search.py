@@ -189,8 +189,7 @@ def misfit(state: State, indices: np.ndarray, expected: np.ndarray) -> np.ndarra
     that scatters less to dark pixels would seem the better one: the scale would be wrong.
     """
     detector = state.detector
-    types = (np.uint8, np.uint16, np.uint32, np.float32)
-    counts = detector.counts[indices].view(types[detector.code])
+    counts = state.measured(indices)
     if detector.poisson:
         expected = mean_root(expected**2 / detector.scale) * np.sqrt(detector.scale)
     return (np.sqrt(counts * detector.scale) - expected) * detector.mask

@@ -7,6 +7,7 @@ import numpy as np
 from hs_autoptycho.ptycho import kernels
 from hs_autoptycho.ptycho.patterns import Patterns, split_counts
 from hs_autoptycho.ptycho.state import State
+from hs_autoptycho.ptycho.stored_patterns import StoredPatterns
 
 # Part of the counts that is held out, of at most so many positions: few enough to cost nothing.
 HELD_OUT = 0.1
@@ -32,28 +33,45 @@ class HeldOut:
         Seed of the split.
     """
 
-    def __init__(self, patterns: Patterns, used: np.ndarray, patience: int, random_state: int):
-        if patterns.counts.dtype.kind not in "ui":
+    def __init__(
+        self,
+        patterns: Patterns | StoredPatterns,
+        used: np.ndarray,
+        patience: int,
+        random_state: int,
+    ):
+        self._stored = isinstance(patterns, StoredPatterns)
+        dtype = patterns.dtype if self._stored else patterns.counts.dtype
+        if dtype.kind not in "ui":
             raise TypeError(
-                f"Counts are held out by splitting them, but the data are {patterns.counts.dtype} "
+                f"Counts are held out by splitting them, but the data are {dtype} "
                 "and not whole numbers."
             )
         self._patterns, self._patience = patterns, patience
         generator = np.random.default_rng(random_state)
         count = min(POSITIONS, len(used))
         self._indices = np.sort(generator.choice(used, count, replace=False))
-        self._original = patterns.counts[self._indices].copy()
+        if self._stored:
+            self._original = patterns.rows(self._indices)
+        else:
+            self._original = patterns.counts[self._indices].copy()
         _, self._hidden = split_counts(self._original, 1 - HELD_OUT, random_state)
         self._best, self._since = np.inf, 0
 
     def hide(self, state: State) -> None:
         """Take the held-out counts away from the patterns."""
-        self._patterns.counts[self._indices] = self._original - self._hidden
+        if self._stored:
+            self._patterns.replace(self._indices, self._original - self._hidden)
+        else:
+            self._patterns.counts[self._indices] = self._original - self._hidden
         state.brightness[self._indices] *= 1 - HELD_OUT
 
     def restore(self, state: State) -> None:
         """Give them back."""
-        self._patterns.counts[self._indices] = self._original
+        if self._stored:
+            self._patterns.replace(self._indices, None)
+        else:
+            self._patterns.counts[self._indices] = self._original
         state.brightness[self._indices] /= 1 - HELD_OUT
 
     def score(self, state: State) -> float:

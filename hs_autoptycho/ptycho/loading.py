@@ -1,4 +1,4 @@
-"""Patterns of a scan into memory: from an array or block by block from a lazy one."""
+"""Patterns of a scan, checked: in memory, or left on disk and read block by block."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from hs_autoptycho._quantities import check_size
+from hs_autoptycho.ptycho.stored import (
+    Cache,
+    Convert,
+    Facts,
+    StoredCounts,
+    ahead,
+    native,
+    rectangles,
+)
+from hs_autoptycho.ptycho.thinning import look_at
 
 
 class DataError(ValueError):
@@ -50,15 +60,21 @@ def load_counts(data, *, progress: Callable[[int], object] | None = None) -> np.
     """
     _check_type(data.dtype)
     scan_shape = data.shape[:2]
-    blocks = []
+    counts = None
     for start, stop in row_blocks(data):
         block = np.asarray(data[start:stop])
         _check_type(block.dtype)  # a lazy array may be of another than it says
         _check(block, start)
-        blocks.append(block)
+        if counts is None and stop == len(data):
+            counts = block
+        elif counts is None:
+            counts = np.empty(data.shape, block.dtype)
+        elif not np.can_cast(block.dtype, counts.dtype):
+            counts = counts.astype(np.result_type(counts, block))
+        if counts is not block:
+            counts[start:stop] = block
         if progress is not None:
             progress(stop - start)
-    counts = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
     counts = counts.reshape(scan_shape[0] * scan_shape[1], *counts.shape[2:])
     if counts.dtype.kind == "b":
         counts = counts.view(np.uint8)
@@ -83,7 +99,7 @@ def _check_type(dtype: np.dtype) -> None:
         )
 
 
-def _check(block: np.ndarray, first_row: int) -> None:
+def _check(block: np.ndarray, first_row: int, first_column: int = 0) -> None:
     """Raise a DataError for values that no detector counts."""
     if block.dtype.kind in "bu":
         return
@@ -100,8 +116,8 @@ def _check(block: np.ndarray, first_row: int) -> None:
         y, x, row, column = (int(i) for i in np.argwhere(bad)[0])
         raise DataError(
             f"{int(bad.sum())} values are {what}; the first is {block[y, x, row, column]} at scan "
-            f"position (x={x}, y={y + first_row}), detector pixel (kx={column}, ky={row}): "
-            f"{remedy}."
+            f"position (x={x + first_column}, y={y + first_row}), detector pixel (kx={column}, "
+            f"ky={row}): {remedy}."
         )
 
 
@@ -124,9 +140,108 @@ def _narrow(counts: np.ndarray) -> np.ndarray:
 
 
 def fingerprint(counts: np.ndarray, scan_shape: tuple[int, int]) -> str:
-    """SHA-256 of the counts, the same whatever the type or byte order they were stored in."""
-    digest = hashlib.sha256(repr((tuple(scan_shape), counts.shape[1:])).encode())
-    kind = np.float32 if counts.dtype.kind == "f" else np.uint32
-    for pattern in counts:
-        digest.update(np.ascontiguousarray(pattern, dtype=kind).data)
+    """SHA-256 of the patterns' own, the same whatever the type or byte order they were stored in.
+
+    Patterns are compared in single precision.
+    """
+    return _joint_digest(_digests(counts), scan_shape, counts.shape[1:])
+
+
+def _digests(patterns: np.ndarray) -> list[bytes]:
+    return [
+        hashlib.sha256(np.ascontiguousarray(pattern, dtype=np.float32).data).digest()
+        for pattern in patterns
+    ]
+
+
+def _joint_digest(digests, scan_shape, detector_shape) -> str:
+    digest = hashlib.sha256(repr((tuple(scan_shape), tuple(detector_shape))).encode())
+    for one in digests:
+        digest.update(one)
     return digest.hexdigest()
+
+
+def leave_counts(
+    data,
+    cache: Cache,
+    *,
+    mask: np.ndarray | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[StoredCounts, str]:
+    """Read a scan once, check every number, and leave it where it is.
+
+    Parameters
+    ----------
+    data
+        dask array ``(scan_y, scan_x, k_y, k_x)``, as for `load_counts`.
+    cache
+        For what is read later.
+    mask
+        Bool (k_y, k_x): pixels that the sums of patterns are of.
+    progress
+        Called with the number of positions after each block.
+
+    Returns
+    -------
+    StoredCounts, str
+        Of the type that `load_counts` would give them, and their fingerprint.
+
+    Raises
+    ------
+    DataError
+        As `load_counts`.
+    """
+    _check_type(data.dtype)
+    scan_shape, shape = data.shape[:2], data.shape[2:]
+    pixels = shape[0] * shape[1]
+    total, largest = np.zeros(pixels), np.zeros(pixels)
+    totals, digests = np.empty(scan_shape), np.empty((*scan_shape, 32), np.uint8)
+    whole = True
+
+    def look(rectangle):
+        y0, y1, x0, x1 = rectangle
+        block = native(data[y0:y1, x0:x1])
+        _check_type(block.dtype)
+        flat = block.reshape(-1, pixels)
+        parts, sums = np.zeros((2, pixels)), np.empty(len(flat))
+        all_whole, negative = look_at(flat, parts[0], parts[1], sums)
+        if negative or not np.isfinite(sums).all():
+            _check(block, y0, x0)
+        if mask is not None:
+            sums = flat[:, mask.ravel()].sum(1, dtype=float)
+        found = np.frombuffer(b"".join(_digests(flat)), np.uint8)
+        return rectangle, parts, sums, all_whole, found
+
+    for (y0, y1, x0, x1), parts, sums, all_whole, found in ahead(look, rectangles(data)):
+        total += parts[0]
+        np.maximum(largest, parts[1], out=largest)
+        totals[y0:y1, x0:x1] = sums.reshape(y1 - y0, x1 - x0)
+        digests[y0:y1, x0:x1] = found.reshape(y1 - y0, x1 - x0, -1)
+        whole &= bool(all_whole)
+        if progress is not None:
+            progress((y1 - y0) * (x1 - x0))
+    if not largest.any():
+        raise DataError("All patterns are empty: there is not one count in the data.")
+    dtype = _type_for(data.dtype, whole, float(largest.max()))
+    counts = StoredCounts(data, dtype, cache, steps=(Convert(dtype),))
+    if dtype.kind == "f":
+        check_size(float(largest.max()), DataError)
+    images = total.reshape(shape), largest.reshape(shape)
+    counts.know(Facts(*images, totals.ravel()), mask)
+    one = digests.reshape(-1, 32).tobytes()
+    return counts, _joint_digest([one], scan_shape, shape)
+
+
+def _type_for(dtype: np.dtype, whole: bool, largest: float) -> np.dtype:
+    """The type of counts that `load_counts` gives."""
+    if dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if dtype.kind == "f" and whole:
+        for integer in (np.uint8, np.uint16, np.uint32):
+            if largest <= np.iinfo(integer).max:
+                return np.dtype(integer)
+    if dtype.kind == "u" and dtype.itemsize == 8:
+        return np.dtype(np.uint32 if largest <= np.iinfo(np.uint32).max else np.float64)
+    if dtype == np.float16:
+        return np.dtype(np.float32)
+    return dtype.newbyteorder("=")

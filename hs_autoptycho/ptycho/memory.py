@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numba
@@ -22,8 +22,12 @@ from hs_autoptycho.ptycho.state import group_count
 _PASSING_PLANES = 14
 # Patterns that are brought into the order of the kernels at a time.
 _BLOCK = 256
+# Numbers of each position: sums, places on the object's grid, brightness; bytes.
+_BY_POSITION = 160
 # Interpreter, libraries and compiled kernels, beside the data.
 _PROGRAM = 0.35e9
+# What is left beside data that are read into memory.
+_SPARE = 0.5e9
 
 
 class NotEnoughMemoryError(MemoryError):
@@ -141,6 +145,8 @@ def plan_for(
     window: tuple[int, int],
     pixel_size: tuple[float, float],
     count_type: np.dtype,
+    *,
+    stored: int | None = None,
 ) -> MemoryPlan:
     """The plan for a scan and all parameters of a reconstruction.
 
@@ -156,6 +162,8 @@ def plan_for(
         Of the object, in Å (rows, columns).
     count_type
         Of the data.
+    stored
+        Bytes with which patterns are read that stay on disk. Default: they are in memory.
     """
     corners = np.array([[0, 0], [scan_shape[0] - 1, 0], [0, scan_shape[1] - 1],
                         [scan_shape[0] - 1, scan_shape[1] - 1]])  # fmt: skip
@@ -168,7 +176,7 @@ def plan_for(
     if growing:
         extent = 1.1 * extent
     correcting = [values[f"{name}_correction_start"] for name in ("thickness", "tilt")]
-    return plan_memory(
+    plan = plan_memory(
         n_positions=math.prod(scan_shape),
         window=window,
         object_shape=(values["n_slices"], *(int(n) for n in np.ceil(extent))),
@@ -182,6 +190,11 @@ def plan_for(
         coarse=values["coarse_iterations"] > 0,
         held_out=values["early_stopping"] is not None,
     )
+    if stored is None:
+        return plan
+    # of each position: sums, start and corrected values, what the object's grid needs to know
+    by_position = _BY_POSITION * math.prod(scan_shape)
+    return replace(plan, patterns=stored, probes=plan.probes + by_position)
 
 
 def _copies(values: Mapping[str, Any], growing: bool) -> int:
@@ -233,13 +246,51 @@ def check_memory(plan: MemoryPlan) -> None:
         )
 
 
+def fits(n_bytes: int, copies: float) -> bool:
+    """Whether data of so many bytes, and what is made of them, leave some memory free."""
+    return copies * n_bytes + _SPARE <= available_memory()
+
+
 def check_reading(n_bytes: int) -> None:
-    """Raise a NotEnoughMemoryError if a lazy signal of so many bytes cannot be read."""
+    """Raise a NotEnoughMemoryError if a lazy signal of so many bytes cannot be in memory."""
     free = available_memory()
     if n_bytes > free:
         raise NotEnoughMemoryError(
-            f"The patterns have {n_bytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: a "
-            "reconstruction reads them into memory in their own type. Take a part of the scan, "
+            f"The patterns have {n_bytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; all of "
+            "them have to be in memory here. Take a part of the scan, "
             "`s.inav[:256, :256]`, crop or bin the detector, `s.isig[...]`, `s.rebin(...)`, or "
             "convert counts to a smaller type, `s.change_dtype('uint16')`."
         )
+
+
+@dataclass(frozen=True)
+class ReadingPlan:
+    """What a method reads, needs and writes, before it starts.
+
+    Attributes
+    ----------
+    n_bytes : int
+        Of the data, in the type of the file.
+    passes : float
+        How often they are read, at most. 0 for data that are in memory.
+    stored : bool
+        Whether they stay where they are stored; else they are read into memory.
+    memory : int
+        Bytes that are needed at most, the data among them where they are in memory.
+    """
+
+    n_bytes: int
+    passes: float
+    stored: bool
+    memory: int
+
+    def __str__(self) -> str:
+        size = f"{self.n_bytes / 1e9:.2f} GB"
+        if self.stored:
+            data = (
+                f"{size} stay where they are stored and are read in at most {self.passes:.4g} "
+                f"passes, {self.passes * self.n_bytes / 1e9:.4g} GB in all"
+            )
+        else:
+            data = f"{size} are {'read into' if self.passes else 'in'} memory"
+        return f"{data}; memory up to {self.memory / 1e9:.2f} GB; temporary disk 0 GB"

@@ -33,8 +33,10 @@ import numpy as np
 import scipy.fft
 import scipy.sparse
 
+from hs_autoptycho.ptycho.stored import StoredCounts, pattern_blocks
+
 # The disk is cut into at most this many images: within one the displacement should not vary much
-_IMAGES = 500
+MOST_IMAGES = 500
 # The disk's rim, whose pixels see less of the beam, is left out
 _INNER = 0.93
 # Frequencies in cycles a scan pixel; beyond, what was sampled too coarsely folds over
@@ -252,7 +254,7 @@ class Stack:
 
 
 def bright_field_stack(
-    counts: np.ndarray,
+    counts: np.ndarray | StoredCounts,
     scan_shape: tuple[int, int],
     *,
     center: tuple[float, float],
@@ -266,7 +268,7 @@ def bright_field_stack(
     Parameters
     ----------
     counts
-        (positions, k_y, k_x), in the order of the scan.
+        (positions, k_y, k_x), in the order of the scan; in memory or stored.
     scan_shape
         (slow, fast).
     center, radius
@@ -293,10 +295,10 @@ def bright_field_stack(
         (np.ones(len(inside), np.float32), (np.arange(len(inside)), labels.ravel()[inside])),
         shape=(len(inside), len(places)),
     )
-    flat = counts.reshape(len(counts), -1)
     images = np.empty((len(counts), len(places)), np.float32)
-    for start in range(0, len(counts), 512):
-        images[start : start + 512] = flat[start : start + 512, inside].astype(np.float32) @ member
+    for positions, block in pattern_blocks(counts, 512):
+        flat = block.reshape(len(block), -1)
+        images[positions] = flat[:, inside].astype(np.float32) @ member
     dark = member.T @ np.broadcast_to(background, counts.shape[1:]).ravel()[inside]
     empty = images.sum(1) == 0
     mean = images[~empty].mean(0, dtype=float) if not empty.all() else images.mean(0, dtype=float)
@@ -312,7 +314,7 @@ def bright_field_stack(
 
 def _cut_disk(used, center, radius):
     """Number of its image for each pixel or -1, places of the images, and their width in pixels."""
-    size = max(1, int(np.ceil(radius * _INNER * np.sqrt(np.pi / _IMAGES))))
+    size = max(1, int(np.ceil(radius * _INNER * np.sqrt(np.pi / MOST_IMAGES))))
     row, column = np.indices(used.shape, dtype=float)
     row, column = row - center[0], column - center[1]
     inside = used & (np.hypot(row, column) <= _INNER * radius)

@@ -24,6 +24,7 @@ from hs_autoptycho.ptycho.positions import Placement
 from hs_autoptycho.ptycho.propagation import Propagation
 from hs_autoptycho.ptycho.settings import Settings
 from hs_autoptycho.ptycho.state import State, make_detector
+from hs_autoptycho.ptycho.stored_patterns import StoredPatterns
 from hs_autoptycho.ptycho.updates import UPDATES, update_variable_modes
 
 _logger = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ class Reconstruction:
 
 
 def reconstruct(
-    patterns: Patterns,
+    patterns: Patterns | StoredPatterns,
     placement: Placement,
     probe: np.ndarray,
     *,
@@ -195,6 +196,8 @@ class _Run:
             beam_offset=model.beam_offset,
             n_variable_modes=settings.n_variable_modes,
         )
+        if isinstance(patterns, StoredPatterns):
+            self.state.stored = patterns
         if start_object is not None:
             self.state.object[:] = to_planes(start_object).reshape(self.state.object.shape)
         if settings.n_variable_modes:  # every position has a probe of its own
@@ -247,11 +250,17 @@ class _Run:
             if self.held_out is not None:
                 self.held_out.restore(self.state)
 
-    def _batches(self) -> list[np.ndarray]:
+    def _batches(self) -> Iterator[np.ndarray]:
+        if self.state.stored is None:
+            yield from self._batches_of(self.used, self.n_batches)
+            return
+        for group in self.state.stored.groups(self.used, self.generator):
+            yield from self._batches_of(group, max(1, round(len(group) / self.batch_size)))
+
+    def _batches_of(self, indices: np.ndarray, n_batches: int) -> list[np.ndarray]:
         if self.settings.batch_selection == "compact":
-            positions = self.state.positions
-            return compact_batches(self.used, self.n_batches, positions, self.generator)
-        return sparse_batches(self.used, self.n_batches, self.generator)
+            return compact_batches(indices, n_batches, self.state.positions, self.generator)
+        return sparse_batches(indices, n_batches, self.generator)
 
     def _pass(self, iteration: int) -> tuple[float, float]:
         """Error of a pass, and what it would be if all batches were as the first one."""

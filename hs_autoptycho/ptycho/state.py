@@ -22,6 +22,7 @@ from hs_autoptycho.ptycho.patterns import Patterns
 from hs_autoptycho.ptycho.positions import Placement
 from hs_autoptycho.ptycho.probe import make_modes, orthogonalize
 from hs_autoptycho.ptycho.propagation import Propagation, propagator_derivatives, propagators
+from hs_autoptycho.ptycho.stored_patterns import StoredPatterns
 
 # Adding up the groups' gradients may cost about this part of a batch's work.
 GROUP_COST = 0.18
@@ -65,7 +66,7 @@ def make_space(plan: Plan, n_modes: int, n_slices: int, *, passing: bool, blur: 
 
 
 def make_detector(
-    patterns: Patterns,
+    patterns: Patterns | StoredPatterns,
     *,
     poisson: bool = False,
     mask: np.ndarray | None = None,
@@ -78,7 +79,7 @@ def make_detector(
     Parameters
     ----------
     patterns
-        Measured.
+        Measured. Those of a batch are put into their place where they are stored.
     poisson
         The noise model; else that of amplitudes.
     mask
@@ -90,7 +91,10 @@ def make_detector(
     blur
         Standard deviation of the detector's point spread in pixels.
     """
-    counts = patterns.counts
+    if isinstance(patterns, StoredPatterns):
+        counts = np.empty((0, patterns.plan.rows * patterns.plan.columns), patterns.dtype)
+    else:
+        counts = patterns.counts
     name = counts.dtype.name
     if name not in COUNT_TYPES:
         raise TypeError(f"Patterns are one of {', '.join(COUNT_TYPES)}, not {name}.")
@@ -109,7 +113,7 @@ def make_detector(
         rows, columns = (_gaussian_transfer(n, blur) for n in patterns.shape)
         transfer = (rows[:, None] * columns / pixels).ravel().astype(np.float32)
     return Detector(
-        counts.view(np.uint8).reshape(len(counts), -1),
+        counts.view(np.uint8),
         COUNT_TYPES.index(name),
         np.float32(scale),
         ordered(mask, 1.0),
@@ -156,6 +160,8 @@ class State:
     spectra : float32 (modes + variable modes, 2 * pixels)
     coefficients : float32 (positions, variable modes)
     brightness : float32 (positions,)
+    stored : StoredPatterns or None
+        Where the patterns are, if they are not in `detector`.
     """
 
     plan: Plan
@@ -174,6 +180,7 @@ class State:
     illumination: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
     coverage: float = 1.0
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    stored: StoredPatterns | None = None
 
     @classmethod
     def start(
@@ -419,10 +426,20 @@ class State:
             propagation=np.zeros((n, 3)),
             predicted=self.array("predicted", (n if predict else 0, pixels)),
         )
+        detector = self.detector
+        if self.stored is not None and not predict:
+            detector = detector._replace(counts=self.measured(batch.indices).view(np.uint8))
+            visit = visit._replace(indices=np.arange(n))
         kernels.visit_positions(
-            self.scene(), visit, self.detector, self.own, self.space(), self.plan, out
+            self.scene(), visit, detector, self.own, self.space(), self.plan, out
         )
         return out
+
+    def measured(self, indices: np.ndarray) -> np.ndarray:
+        """Patterns of some positions in the order of the spectrum, (some, pixels)."""
+        if self.stored is not None:
+            return self.stored.rows(indices)
+        return self.detector.counts[indices].view(COUNT_TYPES[self.detector.code])
 
     def model_intensities(self, batch: Batch) -> np.ndarray:
         """What the model predicts for a batch, mean 1 a pixel, in the spectrum's order."""

@@ -157,10 +157,10 @@ class NumbaFit:
         """Poisson deviance a pixel; see :class:`Fit`."""
         positions = _all_of(test) if positions is None else np.asarray(positions)
         mean, mask, out = self._mean(test), self._mask(test), np.empty(len(positions))
-        for start in range(0, len(positions), _BLOCK):
-            some = positions[start : start + _BLOCK]
+        for places in test.pieces(positions, _BLOCK):
+            some = positions[places]
             patterns = test.cropped_patterns(self.flip, self.state.shape, some)
-            out[start : start + _BLOCK] = held_out_deviance(
+            out[places] = held_out_deviance(
                 self.state, patterns, positions=some, mean=mean, mask=mask
             )
         return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import threading
 import time
 import uuid
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numba
 
-from hs_autoptycho.tuning.trial import Trial, run_trial
+from hs_autoptycho._quantities import shortened
+from hs_autoptycho.tuning.trial import Fidelity, Trial, run_trial
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -29,8 +31,14 @@ Limits = Sequence[tuple[int, float]]
 # Seconds: between two looks at which workers are there; for a worker to be ready for the data; for
 # it to hand over a trial.
 _LOOK, _READY, _TRANSFER = 0.5, 1.0, 60.0
+# Seconds for all trials that have ended when the search ends early.
+_LAST = 10.0
+# A trial that takes so many times as long as any before it, for its size, and so many seconds at
+# least, is told of.
+_LATE, _LEAST_LATE = 10, 60.0
 # How often the scheduler is asked before all workers count as lost.
 _ASKED = 3
+_ONE_PASS = Fidelity(1)
 # Threads of one process share what an objective keeps, and numba's "workqueue" layer cannot be
 # entered by two of them: one trial a process at a time, whoever it is for.
 _one_at_a_time = threading.Lock()
@@ -49,8 +57,8 @@ class Executor(Protocol):
     def wait(self) -> list[tuple[Trial, Reconstruction | None]]:
         """Trials that have ended, as soon as there is one; perhaps none where `capacity` grew."""
 
-    def close(self) -> None:
-        """Give up what is under way."""
+    def close(self) -> list[tuple[Trial, Reconstruction | None]]:
+        """Give up what is under way; returns what had ended by then."""
 
 
 class InProcess:
@@ -81,9 +89,10 @@ class InProcess:
         trial, limits = self._waiting.popleft()
         return [(trial, run_trial(self._objective, trial, self._held, limits))]
 
-    def close(self) -> None:
+    def close(self) -> list[tuple[Trial, Reconstruction | None]]:
         """Forget what has not run."""
         self._waiting.clear()
+        return []
 
 
 class Distributed:
@@ -95,7 +104,8 @@ class Distributed:
     with it, and a trial that kills its worker cannot take along those that would wait behind it.
 
     A trial whose worker was lost, or that could not be sent or fetched, is started again on a
-    worker that is there, `n_retries` times; then it has failed. Workers may come and go.
+    worker that is there, `n_retries` times; then it has failed. Workers may come and go. A worker
+    that hangs is told of, and waited for: whoever kills it has its trial started again.
 
     Parameters
     ----------
@@ -109,7 +119,9 @@ class Distributed:
         How often a trial is started again.
     patience
         Seconds to wait for a worker where there is none. After that the trials that wait are
-        returned as ``"interrupted"``, which is no result: the search ends and can be continued.
+        returned as ``"interrupted"``, which is no result: the search ends and can be continued. So
+        it does at once where the client has lost the scheduler for good, which takes a client as
+        long as dask's option ``distributed.comm.timeouts.connect`` says.
     return_reconstruction
         Whether the reconstructions of the trials are fetched, too.
 
@@ -144,6 +156,7 @@ class Distributed:
         self._unfit: set[str] = set()  # workers that cannot take the data
         self._known: set[str] = set()  # workers, as the caller knows them
         self._call: Future | None = None
+        self._slowest = math.inf  # seconds for a unit of work
         self._idle_since: float | None = None
 
     @property
@@ -171,6 +184,7 @@ class Distributed:
             workers = self._workers()
             self._collect(workers)
             self._place(workers)
+            self._tell_of_late()
             free = set(workers) - self._known - self._unfit - set(self._running)
             if self._ended or free:
                 self._known = set(workers)
@@ -189,12 +203,24 @@ class Distributed:
                 time.sleep(_LOOK / 10)
         return []
 
-    def close(self) -> None:
+    def close(self) -> list[tuple[Trial, Reconstruction | None]]:
         """Cancel what is under way, and free the workers of the data.
 
         A trial that a worker has begun cannot be taken from it and is run to its end there, for
-        nobody.
+        nobody. Those that have ended by now are returned.
         """
+        ended, self._ended = self._ended, []
+        lost, end = [], time.perf_counter() + _LAST
+        for address, run in self._running.items():
+            try:
+                if run.future.status == "finished":
+                    ended.append(self._fetch(run, max(0.1, end - time.perf_counter())))
+                    continue
+            except Exception as error:
+                _logger.debug("Trial %d could not be fetched: %r", run.trial.number, error)
+            lost.append(f"trial {run.trial.number} (for {run.seconds():.0f} s on {address})")
+        if lost:
+            _logger.warning("Under way and given up: %s.", ", ".join(lost))
         futures = [run.future for run in self._running.values()]
         futures += [f for f in (*self._data.values(), self._call) if f is not None]
         self._waiting.clear()
@@ -205,10 +231,13 @@ class Distributed:
             self._client.cancel(futures)
         except Exception as error:  # the cluster is gone, and all of this with it
             _logger.debug("Nothing could be cancelled: %r", error)
+        return ended
 
     def _workers(self) -> dict[str, int]:
         """Threads by address of the workers that are there."""
         for _ in range(_ASKED):
+            if self._client.status != "running":  # asking would be waiting for it
+                return {}
             try:
                 return dict(self._client.nthreads())
             except Exception as error:  # the scheduler is busy for a moment, or gone
@@ -230,6 +259,8 @@ class Distributed:
                 continue
             run = self._waiting.popleft()
             run.attempts += 1
+            run.started = time.perf_counter()
+            run.late = False
             run.future = self._client.submit(
                 _run_on_worker,
                 data,
@@ -261,7 +292,8 @@ class Distributed:
             except Exception as error:
                 self._unfit.add(address)
                 _logger.warning("Worker %s cannot take the data: %r", address, error)
-                if not self._running and self._unfit.issuperset(self._workers()):
+                there = self._workers()
+                if there and not self._running and self._unfit.issuperset(there):
                     raise
                 return None
             self._data[address] = data
@@ -273,19 +305,15 @@ class Distributed:
             status, lost = run.future.status, None
             if status == "finished":
                 try:
-                    trial, reconstruction = run.future.result(timeout=_TRANSFER)
-                    trial.attempts = run.attempts
-                    if trial.status == "failed":
-                        _logger.warning("Trial %d failed: %s", trial.number, trial.message)
-                    self._ended.append((trial, reconstruction))
+                    self._ended.append(self._fetch(run, _TRANSFER))
                 except Exception as error:  # the worker was lost with the result
-                    lost = f"its result could not be fetched: {type(error).__name__}: {error}"
+                    lost = f"its result could not be fetched: {_in_a_line(error)}"
             elif status == "error":
                 try:
                     error = run.future.exception(timeout=_TRANSFER)
                 except Exception as failure:  # with the reason
                     error = failure
-                lost = f"{type(error).__name__}: {error}"
+                lost = _in_a_line(error)
             elif status != "pending" or address not in workers:
                 lost = f"worker {address} was lost while it ran"
             else:
@@ -294,6 +322,42 @@ class Distributed:
             run.future.release()
             if lost is not None:
                 self._again(run, lost)
+
+    def _fetch(self, run: _Run, timeout: float) -> tuple[Trial, Reconstruction | None]:
+        """What a run that is finished has returned."""
+        returned = run.future.result(timeout=timeout)
+        number = run.trial.number
+        try:
+            trial, reconstruction = returned
+            same = isinstance(trial, Trial) and trial.number == number
+        except (TypeError, ValueError):
+            same = False
+        if not same:
+            raise TypeError(f"the worker returned {shortened(returned)} for trial {number}")
+        trial.attempts = run.attempts
+        if trial.status == "failed":
+            _logger.warning("Trial %d failed: %s", number, trial.message)
+        if trial.status == "completed":
+            seconds = trial.duration / run.work
+            self._slowest = seconds if self._slowest == math.inf else max(self._slowest, seconds)
+        return trial, reconstruction
+
+    def _tell_of_late(self) -> None:
+        """Name, once, the workers whose trials take far longer than any before."""
+        for address, run in self._running.items():
+            usual = self._slowest * run.work
+            if run.late or run.seconds() < max(_LEAST_LATE, _LATE * usual):
+                continue
+            run.late = True
+            _logger.warning(
+                "Trial %d has been on worker %s for %.0f s, and no other of its size took longer "
+                "than %.3g s: the worker may hang. If you kill it, the trial is started again on "
+                "another one. Ctrl-C ends the search and keeps all trials that have ended.",
+                run.trial.number,
+                address,
+                run.seconds(),
+                usual,
+            )
 
     def _again(self, run: _Run, reason: str) -> None:
         """Put a trial whose run was lost back, at the front, or give it up."""
@@ -307,7 +371,7 @@ class Distributed:
             f"given up after {run.attempts} attempts; the last time {reason}. If it always takes "
             "its worker along, it may need more memory than the worker has."
         )
-        trial.duration = round(time.perf_counter() - run.begun, 3)
+        trial.duration = round(time.perf_counter() - run.submitted, 3)
         _logger.warning("Trial %d failed: %s", trial.number, trial.message)
         self._ended.append((trial, None))
 
@@ -325,11 +389,13 @@ class Distributed:
                 self._call = self._client.submit(_nothing, pure=False)
             except Exception as error:
                 _logger.debug("Nobody to call workers: %r", error)
-        if now - self._idle_since < self._patience:
+        gone = self._client.status in ("closing", "closed")
+        if not gone and now - self._idle_since < self._patience:
             time.sleep(_LOOK)
             return
         message = f"no worker could take a trial for {self._patience:g} s"
-        _logger.error("The search ends: %s.", message)
+        if gone:
+            message = "the client has lost the scheduler, and a new client is needed"
         for run in self._waiting:
             run.trial.status, run.trial.message = "interrupted", message
             self._ended.append((run.trial, None))
@@ -343,9 +409,20 @@ class _Run:
 
     trial: Trial
     limits: Limits
-    begun: float
+    submitted: float
+    started: float = 0.0  # the last time
     attempts: int = 0
     future: Future | None = None
+    late: bool = False  # and told of
+
+    @property
+    def work(self) -> float:
+        """Passes over the whole scan."""
+        return self.trial.fidelity.cost(_ONE_PASS)
+
+    def seconds(self) -> float:
+        """Since it was given to its worker."""
+        return time.perf_counter() - self.started
 
 
 def _run_on_worker(
@@ -366,6 +443,11 @@ def _run_on_worker(
         finally:
             numba.set_num_threads(before)
     return trial, reconstruction if return_reconstruction else None
+
+
+def _in_a_line(error: BaseException) -> str:
+    """An error within a sentence."""
+    return f"{type(error).__name__}: {error}".split("\n")[0].rstrip(".")
 
 
 def _nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hs_autoptycho.ptycho.experiment import Experiment
+from hs_autoptycho.ptycho.stored import Convert
 from hs_autoptycho.tuning.scores import ObjectiveError
 
 # positions looked at, each with the two beside it
@@ -46,8 +47,11 @@ def as_counts(experiment: Experiment) -> tuple[Experiment, float | None]:
             "objective='held_out_pixels', 'frc' or 'data_error'."
         )
     used = np.float32(1) if experiment.mask is None else experiment.mask
-    largest = max(float((pattern * used).max()) for pattern in experiment.counts)
+    largest = float((experiment.largest * used).max())
     dtype = np.uint16 if largest < 65535 * gain else np.uint32
+    if experiment.stored:
+        rounded = experiment.counts.after(Convert(np.dtype(dtype), gain, experiment.mask), dtype)
+        return experiment.with_counts(rounded), gain
     counts = np.empty(experiment.counts.shape, dtype)
     for source, target in zip(experiment.counts, counts, strict=True):
         target[:] = np.rint(source * used / gain)
@@ -78,8 +82,9 @@ def estimate_gain(experiment: Experiment) -> float | None:
     inner = np.arange(rows * columns).reshape(rows, columns)[:, 1:-1].ravel()
     some = inner[np.unique(np.linspace(0, len(inner) - 1, _SAMPLE).astype(int))]
     used = ... if experiment.mask is None else experiment.mask
+    three = experiment.counts[np.concatenate([some - 1, some, some + 1])]
     before, middle, after = (
-        experiment.counts[some + step][:, used].ravel().astype(np.float64) for step in (-1, 0, 1)
+        part[:, used].ravel().astype(np.float64) for part in np.split(three, 3)
     )
     mean = (before + middle + after) / 3
     # the second difference of three numbers has 3/2 of the variance of one

@@ -12,7 +12,6 @@ import numpy as np
 
 from hs_autoptycho.ptycho.experiment import Experiment
 from hs_autoptycho.ptycho.parts import scan_window
-from hs_autoptycho.ptycho.patterns import split_counts
 from hs_autoptycho.tuning.engines import Engine, Fit, NumbaEngine
 from hs_autoptycho.tuning.gain import as_counts
 from hs_autoptycho.tuning.scores import ScanParts, Score, metrics_of, status_of
@@ -187,8 +186,7 @@ class HeldOutCounts(HeldOut):
     ):
         counted, gain = as_counts(experiment)
         counted, note = _without_saturated(counted)
-        fitted, held_out = split_counts(counted.counts, FITTED, random_state)
-        super().__init__(counted.with_counts(fitted), counted.with_counts(held_out), engine=engine)
+        super().__init__(*counted.split(FITTED, random_state), engine=engine)
         self.notes += note
         if gain is not None:
             self._facts["gain"] = gain
@@ -205,7 +203,7 @@ def _without_saturated(experiment: Experiment) -> tuple[Experiment, list[str]]:
     """
     if not math.isfinite(experiment.saturation):
         return experiment, []
-    saturated = experiment.counts.max(0) >= experiment.saturation
+    saturated = experiment.largest >= experiment.saturation
     note = f"{saturated.sum()} pixels of the detector that are saturated somewhere are not used."
     used = ~saturated if experiment.mask is None else experiment.mask & ~saturated
     return experiment.with_mask(used), [note]

@@ -289,13 +289,14 @@ class Multifidelity:
     def told_at_full(self, done: Sequence[Trial]) -> list[tuple[Mapping[str, Any], float | None]]:
         """Scores on the scale of full-length trials, of the short ones too if these are right."""
         full = [t for t in done if t.fidelity == self.full and t.purpose != "repeat"]
-        known = [t.parameters for t in full]
+        known = {_key(t) for t in full}
         pairs = [(short.objective, long.objective) for short, long in self._pairs(done)]
         believed = len(pairs) >= 3 and self._believed(done)
         slope, offset = straight_line(pairs) if believed else (0.0, 0.0)
         short = []
-        for point, score in told(t for t in done if t.purpose == "search"):
-            if point in known or (score is not None and not believed):
+        searched = [t for t in done if t.purpose == "search" and _key(t) not in known]
+        for point, score in told(searched):
+            if score is not None and not believed:
                 continue  # a failure is one at any length
             short.append((point, None if score is None else offset + slope * score))
         return short + told(full)

@@ -11,7 +11,6 @@ import numpy as np
 import scipy.fft
 
 from hs_autoptycho.ptycho.experiment import Experiment
-from hs_autoptycho.ptycho.patterns import split_counts
 from hs_autoptycho.ptycho.solver import Reconstruction
 from hs_autoptycho.tuning.engines import Engine, NumbaEngine
 from hs_autoptycho.tuning.scores import ScanParts, Score, metrics_of, status_of
@@ -48,8 +47,7 @@ class FourierRingCorrelation:
         self._counted = experiment.counted
         halves = [experiment, experiment]
         if self._counted:
-            split = split_counts(experiment.counts, 0.5, random_state)
-            halves = [experiment.with_counts(half) for half in split]
+            halves = list(experiment.split(0.5, random_state))
         self._parts = ScanParts(*halves)
 
     def __call__(

@@ -109,10 +109,9 @@ def select_best(trials: Sequence[Trial], fidelity: Fidelity) -> Trial | None:
         mean, standard_error = difference(trial, lowest)
         return trial is lowest or mean <= standard_error  # never so where the error is NaN
 
-    return min(
-        filter(close, candidates),
-        key=lambda trial: (complexity(trial.parameters), trial.objective, trial.number),
-    )
+    # the first that is close, for the comparison of all would take longer with every trial
+    candidates.sort(key=lambda t: (complexity(t.parameters), t.objective, t.number))
+    return next(filter(close, candidates))
 
 
 def agreement(pairs: Sequence[tuple[Trial, Trial]]) -> float:

@@ -124,8 +124,15 @@ class Study:
             raise StudyError(f"Trial {trial.number} is in the study {self._name} already.")
         line = make_line(trial.to_dict())
         remembered = read_trial(json.loads(line))
-        self._write(line)
-        self._trials.append(remembered)  # before the wait for the disk, which Ctrl-C can end
+        size = self._size
+        try:
+            self._write(line)
+            self._trials.append(remembered)  # before the wait for the disk, which Ctrl-C can end
+        except BaseException:
+            # Ctrl-C between the two: it is in both or in neither
+            if self._size > size and not any(known is remembered for known in self._trials):
+                self._cut(size)
+            raise
         self._sync()
 
     def close(self) -> None:
@@ -182,16 +189,25 @@ class Study:
                 f"{self.path} was changed while this search had it open; nothing more is written "
                 "to it."
             )
+        size = self._size
         try:
-            self._file.seek(self._size)
+            self._file.seek(size)
             written = 0
             while written < len(line):
                 written += self._file.write(line[written:])
-        except OSError as error:
+            self._size = size + written
+        except BaseException as error:  # Ctrl-C, too
+            self._cut(size)
+            if isinstance(error, OSError):
+                raise self._not_written(error) from error
+            raise
+
+    def _cut(self, size: int) -> None:
+        """Take back what was written beyond a size."""
+        if self._file is not None:
             with contextlib.suppress(OSError):  # what is left is cut off when it is read again
-                self._file.truncate(self._size)
-            raise self._not_written(error) from error
-        self._size += len(line)
+                self._file.truncate(size)
+            self._size = size
 
     def _sync(self) -> None:
         """Wait until the file is on the disk."""
@@ -203,8 +219,9 @@ class Study:
 
     def _not_written(self, error: OSError) -> StudyError:
         return StudyError(
-            f"The study {self.path} cannot be written: {error.strerror}. The trials before this "
-            "one are in it, and it can be continued."
+            f"The study {self.path} cannot be written: {error.strerror}. The "
+            f"{len(self._trials)} trials before are kept in it: when there is room again, the "
+            "same call goes on after them."
         )
 
 

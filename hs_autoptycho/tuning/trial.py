@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import numbers
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from hs_autoptycho._quantities import shortened
 
 if TYPE_CHECKING:
     from hs_autoptycho.ptycho.solver import Reconstruction
@@ -17,6 +20,8 @@ _logger = logging.getLogger(__name__)
 
 # what a trial's status can be; a pruned one was stopped early because others were far better
 STATUSES = ("completed", "pruned", "diverged", "failed", "interrupted")
+# those that a score calls otherwise
+_STATUS_OF = {"stopped": "pruned"}
 # the message of one that the user interrupted
 INTERRUPTED = "interrupted"
 
@@ -147,9 +152,10 @@ def run_trial(
             random_state=trial.seed,
             limits=limits,
         )
+        _check_score(score)
         reconstruction = score.reconstruction
         trial.metrics, trial.blocks, trial.curve = score.metrics, score.blocks, score.curve
-        trial.status = {"stopped": "pruned"}.get(score.status, score.status)
+        trial.status = _STATUS_OF.get(score.status, score.status)
         if trial.status in ("completed", "pruned") and math.isfinite(score.value):
             trial.objective = score.value
         elif trial.status in ("completed", "pruned"):
@@ -163,3 +169,17 @@ def run_trial(
         _logger.warning("Trial %d failed: %s", trial.number, trial.message)
     trial.duration = round(time.perf_counter() - start, 3)
     return reconstruction
+
+
+def _check_score(score: Any) -> None:
+    """Raise a TypeError for what is no score: it would not fit into the study."""
+    try:
+        values = [score.value, *score.metrics.values(), *score.blocks, *(v for _, v in score.curve)]
+        status = _STATUS_OF.get(score.status, score.status)
+    except Exception as error:
+        raise TypeError(f"the objective returned no score, but {shortened(score)}") from error
+    for value in values:
+        if not isinstance(value, numbers.Real):
+            raise TypeError(f"the objective returned {shortened(value)} where a number is needed")
+    if status not in STATUSES:
+        raise TypeError(f"the objective returned the status {shortened(status)}")

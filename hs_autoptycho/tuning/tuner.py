@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from hs_autoptycho.ptycho.solver import Reconstruction
@@ -23,6 +24,7 @@ class Journal(Protocol):
     """What remembers the trials that have ended; see :class:`hs_autoptycho.tuning.study.Study`."""
 
     trials: Sequence[Trial]
+    path: Path | None
 
     def append(self, trial: Trial) -> None:
         """Remember one more."""
@@ -58,9 +60,9 @@ def tune(
     """Search for the parameters with the lowest objective.
 
     A trial that fails or diverges is recorded, told to the strategy as a bad one, and survived.
-    Ctrl-C ends the search and keeps what it has. The strategy decides from the trials that have
-    ended and those under way alone, so that a search that is continued goes on as if it had never
-    been stopped.
+    Ctrl-C ends the search and keeps what it has: all trials that have ended by then. The strategy
+    decides from the trials that have ended and those under way alone, so that a search that is
+    continued goes on as if it had never been stopped.
 
     Parameters
     ----------
@@ -82,9 +84,21 @@ def tune(
     """
     pending: dict[int, Trial] = {}
     kept: dict[int, Reconstruction] = {}
-    interrupted, reason = False, ""
+    ended: list[tuple[Trial, Reconstruction | None]] = []
+    interrupted, stopped, reason = False, False, ""
+
+    def remember() -> None:
+        """Write down what has ended, once, however often Ctrl-C comes between."""
+        for trial, reconstruction in ended:
+            pending.pop(trial.number, None)
+            known = {t.number for t in study.trials}
+            if trial.status != "interrupted" and trial.number not in known:
+                study.append(trial)
+            if reconstruction is not None:
+                kept[trial.number] = reconstruction
+
     try:
-        while not interrupted:
+        while not interrupted and not stopped:
             while len(pending) < executor.capacity:
                 trial = strategy.propose(study.trials, list(pending.values()))
                 if trial is None:
@@ -94,25 +108,30 @@ def tune(
             if not pending:
                 break
             ended = executor.wait()
+            remember()
             for trial, _ in ended:
-                del pending[trial.number]
-                if trial.status != "interrupted":
-                    study.append(trial)
-            for trial, reconstruction in ended:
                 if trial.status == "interrupted":
                     interrupted, reason = True, trial.message
                     continue
                 best = strategy.best(study.trials)
-                if reconstruction is not None:
-                    kept[trial.number] = reconstruction
                 kept = {n: r for n, r in kept.items() if best is not None and n == best.number}
-                if callback is not None and callback(trial, best):
-                    return _result(strategy, study, kept, interrupted, reason)
+                stopped = stopped or (callback is not None and bool(callback(trial, best)))
     except KeyboardInterrupt:
         interrupted = True
     finally:
-        executor.close()
+        ended = [*ended, *executor.close()]
+    remember()  # what ended before the search could look
+    if interrupted:
+        _logger.warning("The search has ended early: %s. %s", reason or INTERRUPTED, _kept(study))
     return _result(strategy, study, kept, interrupted, reason)
+
+
+def _kept(study: Journal) -> str:
+    """What there is, and how to go on."""
+    path = getattr(study, "path", None)
+    if path is None:
+        return "It has no file: another call begins anew."
+    return f"{len(study.trials)} trials are kept in {path}: the same call goes on after them."
 
 
 def _result(
@@ -124,7 +143,7 @@ def _result(
         if interrupted and reason in ("", INTERRUPTED):
             raise KeyboardInterrupt
         if interrupted:
-            raise TuningError(f"No trial could be run: {reason}")
+            raise TuningError(f"No trial could be run: {reason}. {_kept(study)}")
         reasons = [t.message for t in trials if t.message] or ["all reconstructions diverged"]
         raise TuningError(
             f"None of {len(trials)} trials gave a reconstruction. The last reason: {reasons[-1]}"

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from hs_autoptycho.clustering.disks import (
+    DiskProfile,
     NoDiskError,
+    _gain,
     faulty_pixels,
     find_disks,
     measure_direct_beam,
@@ -38,6 +40,20 @@ def test_round_disks_on_oblong_pixels(draw_disk):
     assert profile.area == pytest.approx(pattern.sum(), rel=0.02)
 
 
+def test_profile_on_oblong_pixels():
+    profile = DiskProfile(6.0, 0.8, (1.25, 0.6))
+    rows, columns = np.mgrid[-12:13, -20:21]
+    image = profile(profile.distance(rows, columns))
+    assert image.sum() == pytest.approx(profile.area, rel=1e-3)
+    # half its height at the radius, which is less in rows and more in columns
+    assert profile(profile.distance(6 / 1.25, 0)) == pytest.approx(0.5)
+    assert profile(profile.distance(0, 6 / 0.6)) == pytest.approx(0.5)
+    assert profile(profile.reach) < 0.01
+    step = 1e-5
+    rise = (profile(6.4 + step) - profile(6.4 - step)) / (2 * step)
+    assert profile.slope(6.4) == pytest.approx(rise, rel=1e-6)
+
+
 def test_uniform_pattern_has_no_disk():
     with pytest.raises(NoDiskError, match="uniform"):
         measure_direct_beam(np.ones((20, 24)))
@@ -59,6 +75,23 @@ def test_disks_are_found_at_their_places(draw_disk, gain):
     assert np.abs(deviation).max() < 0.15
     assert np.abs(deviation / disks.errors[:, np.newaxis]).max() < 4
     assert disks.heights / gain == pytest.approx(heights, rel=0.2)
+
+
+@pytest.mark.parametrize("gain", [0.02, 1.0, 7.0])
+def test_gain_from_the_noise_on_a_slope(gain):
+    rows, columns = np.indices((90, 110))
+    expected = 20 + 0.3 * rows + 0.2 * columns
+    counts = np.random.default_rng(4).poisson(expected)
+    assert _gain(gain * counts) == pytest.approx(gain, rel=0.06)
+    # a plane without noise has none, however steep
+    assert _gain(expected) < 1e-9
+
+
+def test_noise_alone_has_no_disks(draw_disk):
+    _, profile = measure_direct_beam(draw_disk((40, 44), (20.2, 21.7), 3.0, 0.4))
+    disks = find_disks(np.random.default_rng(5).poisson(9, (60, 66)), profile)
+    assert len(disks) == 0 and disks.positions.shape == (0, 2)
+    assert disks.errors.size == disks.heights.size == disks.significances.size == 0
 
 
 def test_faulty_pixels_are_found_and_no_disk_is(draw_disk):

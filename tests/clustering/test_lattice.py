@@ -7,6 +7,7 @@ from hs_autoptycho.clustering.disks import Disks
 from hs_autoptycho.clustering.lattice import (
     Lattice,
     NoLattice,
+    _score,
     find_lattice,
     nearest_basis,
     reduce_basis,
@@ -35,6 +36,19 @@ def as_disks(places, heights, error=0.03):
 def hexagonal(length, angle):
     angles = np.deg2rad(angle + np.array([0, 60]))
     return length * np.column_stack([np.sin(angles), np.cos(angles)])
+
+
+def test_score_is_the_logarithm_of_a_density():
+    """Relative to places anywhere, whose density is 1: over a cell its mean is 1."""
+    basis, sigma = np.array([[9.0, 1.0], [-2.0, 14.0]]), 0.7
+    grid = (np.mgrid[:60, :60].reshape(2, -1).T + 0.5) / 60 @ basis
+    density = [np.exp(_score(place[None], np.ones(1), basis, sigma)) for place in grid]
+    assert np.mean(density) == pytest.approx(1, rel=1e-3)
+    on, beside = (_score(np.array([[x, 1.0]]), np.ones(1), basis, sigma) for x in (9.0, 9.7))
+    # a standard deviation away, where strays do not matter yet
+    assert on - beside == pytest.approx(0.5, abs=0.02)
+    both = _score(np.array([[9.0, 1.0], [9.7, 1.0]]), np.array([2.0, 3.0]), basis, sigma)
+    assert both == pytest.approx(2 * on + 3 * beside)
 
 
 def same_lattice(basis, other, tolerance):

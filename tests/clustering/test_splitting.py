@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from hs_autoptycho.clustering import splitting as module
+from hs_autoptycho.clustering.evidence import Evidence
 from hs_autoptycho.clustering.features import Features, Half
+from hs_autoptycho.clustering.segmentation import Proposal
 from hs_autoptycho.clustering.splitting import try_split
 
 SHAPE = (36, 45)
@@ -124,3 +127,79 @@ def test_node_in_its_window():
     assert min(np.mean(found.second != truth), np.mean(found.second == truth)) < 0.01
     again = try_split(features, window, np.ones((36, 30), bool), min_size=20)
     np.testing.assert_array_equal(again.second, found.second)
+
+
+# --- the judgement ----------------------------------------------------------------------------
+
+
+def judge(stability=0.9, **changed):
+    """Evidence of a split into two plateaus, with something changed."""
+    clear = {
+        "significance": 30.0, "explained": 1.0, "separation": 3.0, "plateaus": 4.0, "step": 1.0,
+        "step_error": 0.05, "local": 1.0, "local_error": 0.1,
+    }  # fmt: skip
+    return module._refusal(Evidence(**{**clear, **changed}), stability)
+
+
+def test_a_clear_step_is_accepted():
+    assert judge() == ""
+    # children that do not touch have no boundary to look at
+    assert judge(local=np.nan, local_error=np.nan) == ""
+
+
+def test_what_is_refused_and_why():
+    assert "not significant" in judge(significance=5.9) and judge(significance=6.1) == ""
+    assert "two halves" in judge(stability=0.54) and judge(stability=0.56) == ""
+    gradient = {"step": 0.05, "local": 0.0}
+    assert "gradient" in judge(**gradient)
+    # a step that is not sure is none, nor one whose boundary is surely smooth
+    assert "gradient" in judge(step=0.6, step_error=0.2, local=0.2)
+    assert judge(step=0.6, step_error=0.1, local=0.2, local_error=0.35) == ""
+    assert "gradient" in judge(step=0.6, step_error=0.1, local=0.2, local_error=0.25)
+
+
+def test_separated_plateaus_are_no_gradient_unless_the_boundary_says_so():
+    far = {"step": 0.05, "step_error": 0.05, "plateaus": 5.2}
+    assert judge(**far, local=0.35) == ""
+    assert "gradient" in judge(**far, local=0.25)
+    assert judge(**far, local=np.nan) == ""
+    assert "gradient" in judge(**{**far, "plateaus": 4.9}, local=0.35)
+
+
+def test_a_weak_step_needs_one_at_the_boundary():
+    """As where one of three domains in a row is cut off."""
+    weak = {"step": 0.3, "step_error": 0.1}
+    assert judge(**weak, local=0.6) == ""
+    assert "gradient" in judge(**weak, local=0.45)
+    assert "gradient" in judge(**weak, local=0.6, local_error=0.18)
+    assert "gradient" in judge(step=0.3, step_error=0.21, local=0.6)
+    assert "gradient" in judge(step=0.19, step_error=0.05, local=0.6)
+    # halves that draw it less alike want a full one
+    assert "gradient" in judge(**weak, local=0.85, stability=0.7)
+    assert judge(**weak, local=0.95, stability=0.7) == ""
+
+
+def test_agreement_is_the_adjusted_rand_index():
+    score = pytest.importorskip("sklearn.metrics").adjusted_rand_score
+    random = np.random.default_rng(3)
+    a = random.random(200) < 0.3
+    for b in (a, ~a, a ^ (random.random(200) < 0.1), random.random(200) < 0.6):
+        assert module._agreement(a, b) == pytest.approx(score(a, b))
+    assert module._agreement(np.zeros(9, bool), np.zeros(9, bool)) == 1
+
+
+def test_what_passed_is_refined_by_all_counts(monkeypatch):
+    parts = np.array([0, 0, 1, 2, 2])
+    proposal = Proposal(parts, np.array([False, True, False]))
+    monkeypatch.setattr(module, "segment", lambda whole, mask, start, n: None)
+    found = module._settle(proposal, None, None)
+    np.testing.assert_array_equal(found, [False, False, True, False, False])
+    refined = np.array([1, 0, 1, 1, 2])
+
+    def segment(whole, mask, start, n):
+        assert start is parts and n == 3
+        return refined
+
+    monkeypatch.setattr(module, "segment", segment)
+    found = module._settle(proposal, None, None)
+    np.testing.assert_array_equal(found, [True, False, True, True, False])

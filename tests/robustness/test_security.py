@@ -339,6 +339,33 @@ def test_a_pickle_in_a_store_is_refused(trace, tmp_path):
         np.asarray(find_patterns(store)[:])
 
 
+@pytest.mark.parametrize(
+    "method, options",
+    [
+        ("cluster_hierarchical", {}),
+        ("reconstruct_ptycho", {"defocus": 120, "scan_rotation": 12}),
+        ("autotune_ptycho", {"n_trials": 2}),
+    ],
+)
+def test_a_pickle_in_a_lazy_signal_is_refused(method, options, trace, tmp_path):
+    """HyperSpy opens the file without looking at the patterns; a method comes to read them."""
+    from hs_autoptycho.data import twisted_bilayer_mos2
+
+    signal = twisted_bilayer_mos2(scan_shape=(4, 5), detector_shape=(32, 40), defocus=120)
+    path = tmp_path / "scan.zspy"
+    signal.save(path, chunks=signal.data.shape)
+    (stored,) = path.glob("**/data/.zarray")
+    description = json.loads(stored.read_text())
+    description |= {"compressor": None, "filters": [{"id": "pickle", "protocol": 4}]}
+    stored.write_text(json.dumps(description))
+    (path / ".zmetadata").unlink()  # where the description is once more
+    (stored.parent / "0" / "0" / "0" / "0").write_bytes(pickle.dumps(Bomb(trace)))
+    lazy = hs.load(path, lazy=True)
+    assert lazy.data.shape == signal.data.shape
+    with pytest.raises(Exception, match="[Pp]ickle"):
+        getattr(lazy, method)(**options)
+
+
 # --- studies ----------------------------------------------------------------------------------
 
 HEADER = {"format": "hs_autoptycho study", "version": 1, "objective": "held_out", "versions": {}}

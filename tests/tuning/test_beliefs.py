@@ -51,6 +51,33 @@ def test_the_start_is_what_was_measured_and_the_middle_of_the_rest():
     assert priors["scan_scale"] is None and priors["n_probe_modes"] is None
 
 
+def width(name, estimate, dimensions=None):
+    dimensions = with_beliefs(dimensions or space(), estimate)[0]
+    return next(d.prior[1] for d in dimensions if d.name == name)
+
+
+def test_widths_are_standard_errors_or_floors():
+    sure = replace(MEASURED, scan_rotation_error=1.0, defocus_error=50.0, C12a_error=30.0)
+    assert width("scan_rotation", sure) == pytest.approx(3)
+    # beside 2 % of the defocus, 4 % of it for the astigmatism, and 3 % of each by the scan's length
+    assert width("defocus", sure) == pytest.approx((150**2 + 6**2 + 9**2) ** 0.5, rel=1e-5)
+    assert width("C12a", sure) == pytest.approx((90**2 + 12**2 + 0.6**2) ** 0.5, rel=1e-5)
+    for unknown in (None, float("inf")):
+        vague = replace(MEASURED, defocus_error=unknown, scan_rotation_error=unknown)
+        assert width("scan_rotation", vague) == 0.5
+        assert width("defocus", vague) == pytest.approx((6**2 + 9**2) ** 0.5, rel=1e-5)
+
+
+def test_the_length_of_the_scan_counts_where_it_is_tuned():
+    without = [d for d in space() if d.name != "scan_scale"]
+    assert width("defocus", MEASURED, without) == pytest.approx(72**0.5, rel=1e-5)
+    step = [*without, Dimension("scan_step", 0.4, 0.6)]
+    assert width("defocus", MEASURED, step) == pytest.approx((72 + 60**2) ** 0.5, rel=1e-5)
+    # a defocus of nothing, exactly: still no belief without a width
+    nought = replace(MEASURED, defocus=0.0, defocus_error=None)
+    assert width("defocus", nought) == 1
+
+
 def test_a_users_belief_stays():
     dimensions = [replace(space()[0], prior=(-90.0, 9.0)), *space()[1:]]
     dimensions, [start], _ = with_beliefs(dimensions, MEASURED)

@@ -1,5 +1,7 @@
 """The ranges that are searched where nobody gave any."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -159,6 +161,117 @@ def test_every_parameter_has_a_range_that_can_be_searched(name, changed):
     for place in (0, 0.5, 1):
         values = experiment.complete({"defocus": 200.0, **others, name: dimension.value(place)})
         check_together(values, counted=True)
+
+
+def test_aberrations_turn_the_phase_at_the_edge_once(experiment):
+    """χ = 2π/λ · C αⁿ/n at the aperture's edge, 8.1 pixels from the middle, is 2π."""
+    wavelength, angle = 0.0417572, 8.1 * 0.0625 * 0.0417572
+    for name, order in (("C21a", 3), ("C23b", 3), ("C30", 4)):
+        found = default_range(name, experiment)
+        assert found.high * angle**order / order / wavelength == pytest.approx(1, rel=1e-3)
+        assert found.low == -found.high
+    spread = default_range("focal_spread", experiment)
+    assert spread.low == 0
+    assert spread.high * angle**2 / 2 / wavelength == pytest.approx(1, rel=1e-3)
+    # a small angle has a large depth of focus, but no beam has such a spread
+    small = an_experiment(reciprocal_pixel=0.01, scan_step=5.0, convergence_angle=3.4)
+    assert default_range("focal_spread", small).high == 500
+
+
+def test_ranges_follow_what_the_detector_reaches(experiment):
+    edge = 28 * 0.0625  # 1/Å along the shorter side
+    bandwidth = default_range("regularization_bandwidth", experiment)
+    assert (bandwidth.low, bandwidth.high) == pytest.approx((edge / 2, edge), rel=1e-3)
+    wide = an_experiment(disk_radius=4.0, convergence_angle=10.4)
+    # twice the aperture, as far as interference reaches
+    assert default_range("regularization_bandwidth", wide).low == pytest.approx(0.5, rel=1e-3)
+    depth = default_range("regularization_depth", experiment)
+    assert depth.high == pytest.approx(1 / (8.1 * 0.0625 * 0.0417572), rel=1e-3)
+    assert depth.log and depth.low == pytest.approx(0.1)
+    # the depth resolution 1 / (λ k²), where it is more than a few Å
+    assert default_range("thickness", experiment).low == pytest.approx(
+        1 / (0.0417572 * edge**2), rel=1e-3
+    )
+    coarse = an_experiment(reciprocal_pixel=0.01, scan_step=5.0, convergence_angle=3.4)
+    thickness = default_range("thickness", coarse)
+    assert thickness.low == pytest.approx(1 / (0.0417572 * 0.28**2), rel=1e-3)
+    assert thickness.high == pytest.approx(10 * thickness.low)
+
+
+# what a search without ranges of its own searches: to change one changes everybody's results
+USUAL = {
+    "scan_rotation": (-180, 180),
+    "scan_scale": (0.95, 1.05),
+    "scan_shear": (-3, 3),
+    "scan_aspect": (0.95, 1.05),
+    "detector_flip": ["none", "transpose"],
+    "n_probe_modes": [1, 2, 3, 4, 6],
+    "source_size": (0, 0.9),
+    "scan_step": (0.855, 0.945),
+    "n_variable_modes": [0, 1, 2],
+    "n_slices": [1, 2, 4, 8],
+    "tilt_x": (-10, 10),
+    "tilt_y": (-10, 10),
+    "object_type": ["complex", "phase"],
+    "detector_blur": (0, 1.5),
+    "aperture": ["measured", "disk"],
+    "algorithm": ["lsq-ml", "gradient", "epie", "rpie"],
+    "noise_model": ["amplitude", "poisson"],
+    "step_object": (0.1, 1.5),
+    "step_probe": (0.1, 1.5),
+    "batch_selection": ["sparse", "compact"],
+    "momentum": (0, 0.9),
+    "probe_start": (0, 6),
+    "regularization_positivity": (0, 1),
+    "regularization_tv": (1e-4, 0.1),
+    "regularization_probe_support": (0.4, 1.2),
+}
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_the_usual_range(experiment, name):
+    found = default_range(name, experiment)
+    if found.choices:
+        assert list(found.choices) == USUAL[name]
+    else:
+        assert (found.low, found.high) == pytest.approx(USUAL[name], rel=1e-6)
+        assert found.log == (name in ("step_object", "step_probe", "regularization_tv"))
+
+
+def test_the_usual_range_about_an_estimate(experiment):
+    found = ranges(default_space(experiment, {}, FOUND)[0])
+    limit = largest_defocus(experiment.geometry)
+    # five standard errors or the floor: 8 degrees; 30 % of the defocus, 10 % of it for astigmatism
+    assert found["scan_rotation"][1] - found["scan_rotation"][0] == pytest.approx(16)
+    assert found["defocus"][1] - found["defocus"][0] == pytest.approx(2 * 60)
+    assert found["C12b"][1] - found["C12b"][0] == pytest.approx(2 * max(20, 0.02 * limit))
+    sure = dataclasses.replace(FOUND, scan_rotation_error=4.0, defocus_error=20.0, C12a_error=9.0)
+    found = ranges(default_space(experiment, {}, sure)[0])
+    assert found["scan_rotation"][1] - found["scan_rotation"][0] == pytest.approx(40)
+    assert found["defocus"][1] - found["defocus"][0] == pytest.approx(200)
+    assert found["C12a"][1] - found["C12a"][0] == pytest.approx(90)
+    unknown = ranges(default_space(experiment, {}, None)[0])
+    assert unknown["C12a"][1] == pytest.approx(0.2 * limit, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("held", "turned"),
+    [(20.0, False), (100.0, False), (104.0, True), (-168.0, True), (-77.0, False), (-79.0, True)],
+)
+def test_a_rotation_that_is_held_decides_the_sign_of_the_defocus(experiment, held, turned):
+    """Found were 12 degrees; what is held may be off by up to 90."""
+    found = middles(default_space(experiment, {"scan_rotation": held}, FOUND)[0])
+    assert found["defocus"] == pytest.approx(-200 if turned else 200)
+
+
+def test_batches_about_the_default_size(experiment):
+    # of 480 positions 20 a batch, from a quarter to four times as many
+    found = default_range("batch_size", experiment)
+    assert (found.low, found.high, found.log, found.integer) == (5, 80, True, True)
+    tiny = default_range("batch_size", an_experiment(scan_shape=(2, 3)))
+    assert (tiny.low, tiny.high) == (4, 6)
+    single = default_range("batch_size", experiment, None, {"algorithm": "rpie"})
+    assert (single.low, single.high) == (1, 16)
 
 
 def test_algorithms_with_steps_of_their_own(experiment):

@@ -14,7 +14,7 @@ from hs_autoptycho.tuning.optimizer import (
     log_expected_improvement,
     trust_side,
 )
-from hs_autoptycho.tuning.space import read_space, size
+from hs_autoptycho.tuning.space import Dimension, read_space, size
 
 MIXED = {
     "scan_rotation": (-180, 0),
@@ -359,3 +359,22 @@ def test_log_of_the_expected_improvement():
     assert far[0] == pytest.approx(
         -450 - special.log1p(2 * np.pi - 1) / 2 - 2 * np.log(30), rel=1e-4
     )
+
+
+def test_candidates_lie_in_the_trust_region():
+    dimensions = [
+        Dimension("defocus", 0.0, 1.0),
+        Dimension("C12a", 0.0, 1.0),
+        Dimension("n_probe_modes", choices=(1, 2, 4)),
+    ]
+    optimizer = GaussianProcessOptimizer(dimensions, n_initial=4)
+    center, low, high = np.array([0.3, 0.6, 0.5]), np.array([0.2, 0.5, 0]), np.array([0.45, 0.7, 1])
+    found = optimizer._candidates(center, low, high, np.random.default_rng(0))
+    assert (found >= low).all() and (found <= high).all()
+    # it is filled to its limits, and names stay as they are in some and change in others
+    assert found.min(axis=0) == pytest.approx(low, abs=0.02)
+    assert found.max(axis=0) == pytest.approx(high, abs=0.02)
+    same = (found[:, 2] == 0.5).mean()
+    assert 0.3 < same < 0.9
+    # every candidate of the second half differs from the centre in something
+    assert (found[len(found) // 2 :] != center).any(axis=1).all()

@@ -146,6 +146,19 @@ def test_side_by_side_all_trials_differ_and_are_as_many(name):
     assert len(set(keys)) == 40
 
 
+def test_a_phase_waits_for_the_one_before_and_not_for_itself():
+    strategy = make()
+    done = play(strategy)
+    purposes = [t.purpose for t in done]
+    first = purposes.index("promotion")
+    assert strategy.propose(done[: first - 1], done[first - 1 : first]) is None
+    second = strategy.propose(done[:first], done[first : first + 1])
+    assert second.purpose == "promotion" and second.parameters != done[first].parameters
+    after = first + purposes.count("promotion")
+    assert strategy.propose(done[: after - 1], done[after - 1 : after]) is None
+    assert strategy.propose(done[:after], []).purpose == "both sides"
+
+
 def test_failed_trials_are_survived():
     def play_with_failures(strategy):
         done = []
@@ -306,3 +319,37 @@ def test_steps_of_the_engine_are_not_polished_in_short_trials():
     done = play(strategy, score=score)
     about = [t for t in done if t.purpose == "both sides"]
     assert len(about) > 5 and len({t.parameters["step_object"] for t in about}) == 1
+
+
+# -- all trials of one length ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["random", "sobol", "full"])
+def test_strategies_of_one_fidelity(name):
+    strategy = make(name, n_trials=12)
+    done = play(strategy)
+    assert [t.number for t in done] == list(range(12))
+    assert {t.fidelity for t in done} == {FULL}
+    assert len({tuple(t.parameters.values()) for t in done}) == 12
+    assert {t.seed for t in done} == {0}
+    assert strategy.limits(done[0], done) == []
+    assert strategy.optimum(done) is None
+    assert strategy.best(done).objective == min(t.objective for t in done)
+    # what is under way counts, and what was done before
+    assert make(name, n_trials=12).propose(done[:9], done[9:]) is None
+
+
+def test_the_middle_alone():
+    (trial,) = play(make("default", n_trials=12))
+    assert trial.parameters == {"defocus": 50.0, "scan_rotation": 0.0, "n_probe_modes": 2}
+
+
+def test_a_space_without_points_left_ends_the_search():
+    modes = [Dimension("n_probe_modes", choices=(1, 2, 4))]
+    strategy = make_strategy("random", modes, n_trials=8, full=FULL, n_positions=4096)
+    points = []
+    while (trial := strategy.propose(points, [])) is not None:
+        trial.objective = float(trial.parameters["n_probe_modes"])
+        trial.blocks, trial.curve = [trial.objective] * 16, [(12, trial.objective)]
+        points.append(trial)
+    assert sorted(t.parameters["n_probe_modes"] for t in points) == [1, 2, 4]

@@ -287,3 +287,18 @@ def test_pairs_that_are_alike_are_named():
         (note,) = degenerate_notes(pair)
         assert first in note and second in note and reason in note
     assert degenerate_notes(read_space({"defocus": (1, 2), "scan_rotation": (0, 1)})[0]) == []
+
+
+def test_an_array_in_a_dictionary_is_a_list_of_values():
+    ((dimension,), _, _) = read_space({"defocus": {"range": np.array([300.0, 100.0, 200.0])}})
+    assert dimension.choices == (100.0, 200.0, 300.0)
+
+
+def test_size_of_a_space_with_conditions():
+    modes = Dimension("n_probe_modes", choices=(1, 2, 4))
+    slices = Dimension("n_slices", choices=(1, 2, 8))
+    thickness = Dimension("thickness", choices=(10.0, 20.0), condition=CONDITIONS["thickness"])
+    # one slice has no thickness: 3 · (1 + 2 · 2)
+    assert size([modes, slices, thickness]) == 15 == len(all_points([modes, slices, thickness]))
+    assert size([modes, Dimension("defocus", 0.0, 100.0)]) == math.inf
+    assert size([Dimension("batch_size", 8, 64)]) == 57

@@ -376,6 +376,13 @@ def test_load_study(path):
     )
 
 
+def test_best_of_a_single_trial(path):
+    with Study.open(path, HEADER) as study:
+        study.append(make_trial(0))
+    stored = load_study(path)
+    assert stored.best is stored.trials[0]
+
+
 def test_to_dataframe(three):
     pytest.importorskip("pandas")
     frame = load_study(three).to_dataframe()

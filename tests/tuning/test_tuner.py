@@ -79,6 +79,7 @@ class Side:
 
     def close(self):
         self.closed = True
+        return []
 
 
 def run(*values, capacity=1, held=(), done=(), callback=None):
