@@ -22,6 +22,7 @@ import numpy as np
 from numba import njit, prange
 
 from hs_autoptycho.ptycho.arithmetic import (
+    EXACT,
     JIT,
     add,
     add_conjugate_product,
@@ -32,6 +33,7 @@ from hs_autoptycho.ptycho.arithmetic import (
     dot_real,
     multiply,
     multiply_by_conjugate,
+    row_total,
     scale,
     turn,
     turn_back,
@@ -442,7 +444,7 @@ def add_groups(groups, bands, out):
                         add(row, groups[g, s, part, y])
 
 
-@njit(parallel=True, **JIT)
+@njit(parallel=True, **EXACT)
 def object_direction(gradient, weight, damping, products):
     """Divide a gradient, in place, by ``weight + damping``.
 
@@ -450,16 +452,16 @@ def object_direction(gradient, weight, damping, products):
     (slices, Y), receives Σ direction · gradient of each slice and row.
     """
     for y in prange(gradient.shape[2]):
+        terms = np.empty(gradient.shape[3], np.float32)
         for s in range(gradient.shape[0]):
             products[s, y] = 0.0
             for part in range(2):
                 row = gradient[s, part, y]
-                total = np.float32(0)
                 for k in range(len(row)):
                     direction = row[k] / (weight[y, k] + damping)
-                    total += direction * row[k]
+                    terms[k] = direction * row[k]
                     row[k] = direction
-                products[s, y] += total
+                products[s, y] += row_total(terms)
 
 
 @njit(parallel=True, **JIT)
@@ -477,7 +479,7 @@ def add_windows(windows, corners, out):
                     add(total[x : x + columns], windows[p, i])
 
 
-@njit(parallel=True, **JIT)
+@njit(parallel=True, **EXACT)
 def line_search_terms(object_, direction, windows, terms):
     """Sums over the object of the least-squares problem of a step along two directions.
 
@@ -496,7 +498,8 @@ def line_search_terms(object_, direction, windows, terms):
     slices = object_.shape[0]
     for y in prange(object_.shape[2]):
         w, q_re, q_im, v = windows[0, y], windows[1, y], windows[2, y], windows[3, y]
-        first, second, third = np.float32(0), np.float32(0), np.float32(0)
+        rows = np.empty((3, len(w)), np.float32)
+        first, second, third = rows[0], rows[1], rows[2]
         for k in range(len(w)):
             d_re, d_im, power = np.float32(0), np.float32(0), np.float32(1)
             for s in range(slices):
@@ -507,10 +510,11 @@ def line_search_terms(object_, direction, windows, terms):
                 d_re += (a * c + b * d) * turned
                 d_im += (a * d - b * c) * turned
                 power *= square
-            first += w[k] * (d_re * d_re + d_im * d_im)
-            second += np.sqrt(power) * (d_re * q_re[k] + d_im * q_im[k])
-            third += power * v[k]
-        terms[y, 0], terms[y, 1], terms[y, 2] = first, second, third
+            first[k] = w[k] * (d_re * d_re + d_im * d_im)
+            second[k] = np.sqrt(power) * (d_re * q_re[k] + d_im * q_im[k])
+            third[k] = power * v[k]
+        terms[y, 0], terms[y, 1] = row_total(first), row_total(second)
+        terms[y, 2] = row_total(third)
 
 
 @njit(parallel=True, **JIT)
@@ -540,7 +544,7 @@ def keep_phase(array):
 # Measured counts
 
 
-@njit(parallel=True, **JIT)
+@njit(parallel=True, **EXACT)
 def poisson_deviance(predicted, counts, indices, scale, floor, mask, out):
     """Σ 2[n log(n/μ) − (n − μ)] of each pattern, with μ = predicted · scale + floor.
 
@@ -556,12 +560,12 @@ def poisson_deviance(predicted, counts, indices, scale, floor, mask, out):
     """
     for n in prange(len(indices)):
         model, measured = predicted[n], counts[indices[n]]
-        total = 0.0
+        deviance = 0.0
         for k in range(len(model)):
             mean = model[k] * scale + floor
             count = np.float32(measured[k])
             part = mean - count
             if count > 0:
                 part += count * np.log(count / mean)
-            total += mask[k] * part
-        out[n] = 2.0 * total
+            deviance += mask[k] * part
+        out[n] = 2.0 * deviance

@@ -476,6 +476,8 @@ def main() -> None:
     parser.add_argument("--file-size", type=int)
     parser.add_argument("--clock", action="store_true")
     options = parser.parse_args()
+    # a shell starts jobs in the background with Ctrl-C ignored, and so would all they start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     {"search": _search, "methods": _methods}[options.program](options)
 
 
