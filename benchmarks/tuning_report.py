@@ -157,21 +157,19 @@ def random_to_the_end(record: Record, ours: Sequence[Record]) -> str:
 def sooner(alone: Record, several: Record) -> str:
     """How much work several fidelities need for what full-length trials alone end with."""
     _, _, quality = best_so_far(alone, "full_lengths")
-    texts = []
-    for unit, name in (("full_lengths", "full lengths"), ("engine_seconds", "s of engine time")):
-        whole = best_so_far(alone, unit)[0][-1]
-        x, _, correlation = best_so_far(several, unit)
-        there = np.flatnonzero(np.minimum.accumulate(correlation[::-1])[::-1] >= quality[-1])
-        if not len(there):
-            return (
-                f"Seed {alone['seed']}: full lengths alone end with r = {quality[-1]:.4f}, which "
-                f"several fidelities do not reach ({correlation[-1]:.4f})."
-            )
-        needed = x[there[0]]
-        texts.append(f"{needed:.1f} {name} instead of {whole:.1f} ({needed / whole:.2f})")
+    whole = best_so_far(alone, "full_lengths")[0][-1]
+    x, _, correlation = best_so_far(several, "full_lengths")
+    there = np.flatnonzero(np.minimum.accumulate(correlation[::-1])[::-1] >= quality[-1])
+    if not len(there):
+        return (
+            f"Seed {alone['seed']}: full lengths alone end with r = {quality[-1]:.4f}, which "
+            f"several fidelities do not reach ({correlation[-1]:.4f})."
+        )
+    needed = x[there[0]]
     return (
         f"Seed {alone['seed']}: what {len(alone['trials'])} trials of full length alone end with "
-        f"(r = {quality[-1]:.4f}) several fidelities have for good after {texts[0]}, {texts[1]}."
+        f"(r = {quality[-1]:.4f} in a trial) several fidelities have for good after {needed:.1f} "
+        f"full lengths instead of {whole:.1f} ({needed / whole:.2f})."
     )
 
 
