@@ -39,7 +39,7 @@ def threads(num_workers: int | None) -> Iterator[None]:
     before = numba.get_num_threads()
     numba.set_num_threads(min(num_workers, numba.config.NUMBA_NUM_THREADS))
     try:
-        with threadpool_limits(num_workers, user_api="blas"):
+        with threadpool_limits(int(num_workers), user_api="blas"):
             yield
     finally:
         numba.set_num_threads(before)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, uint64
 
-from hs_autoptycho.ptycho.arithmetic import JIT
+from hs_autoptycho.ptycho.arithmetic import EXACT
 
 # Counts above this are thinned by their normal limit: of so many draws it is good to a part in
 # a thousand.
 _MANY = 4096
 
 
-@njit(**JIT)
+@njit(**EXACT)
 def _mix(x):
     """The finalizer of SplitMix64: 64 bits that look random, from a counter."""
     x = (x ^ (x >> uint64(30))) * uint64(0xBF58476D1CE4E5B9)
@@ -20,7 +20,7 @@ def _mix(x):
     return x ^ (x >> uint64(31))
 
 
-@njit(**JIT)
+@njit(**EXACT)
 def _draw(count, fraction, counter):
     """How many of `count` are taken, each with the probability `fraction`."""
     if count > _MANY:
@@ -41,7 +41,7 @@ def _draw(count, fraction, counter):
     return taken
 
 
-@njit(**JIT)
+@njit(**EXACT)
 def _thin(counts, positions, fraction, seed, out):
     start = _mix(uint64(seed) * uint64(0x9E3779B97F4A7C15) + uint64(1))
     for p in range(counts.shape[0]):
