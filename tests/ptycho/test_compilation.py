@@ -16,7 +16,7 @@ signal = twisted_bilayer_mos2(
 )
 found = {}
 wanted = {"defocus": 120, "scan_rotation": 12, "n_iterations": 4, "batch_size": 9}
-for options in ({}, {"n_probe_modes": 2}, {"n_slices": 2, "slice_thickness": 6}):
+for options in ({}, {"n_probe_modes": 2}, {"n_slices": 2, "thickness": 12}):
     result = signal.reconstruct_ptycho(show_progressbar=False, **wanted, **options)
     found[str(options)] = hashlib.sha256(result.data.tobytes()).hexdigest()
 tuned = signal.autotune_ptycho(
