@@ -12,7 +12,7 @@ from hs_autoptycho.ptycho import memory as limits
 from hs_autoptycho.ptycho.batches import default_batch_size
 from hs_autoptycho.ptycho.geometry_estimate import GEOMETRY_PASSES, images_memory, looked_at
 from hs_autoptycho.ptycho.memory import MemoryPlan, NotEnoughMemoryError, ReadingPlan, plan_for
-from hs_autoptycho.ptycho.parameters import PARAMETERS, check_names, check_parameters
+from hs_autoptycho.ptycho.parameters import PARAMETERS, RECORDING, check_names, check_parameters
 from hs_autoptycho.ptycho.stored import (
     Cache,
     cache_for,
@@ -20,9 +20,6 @@ from hs_autoptycho.ptycho.stored import (
     part_that_is_read,
     reading_memory,
 )
-
-# what a user can tell of the recording that is no parameter of a reconstruction
-RECORDING = ("disk_center", "disk_radius", "detector_mask", "background")
 
 # What clustering needs, as it was measured: of a block, of the sample summed in boxes, and of the
 # numbers that are kept of all patterns, so many copies at a time; and the program, in bytes.

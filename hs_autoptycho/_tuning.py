@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hs_autoptycho._memory import RECORDING, Work
+from hs_autoptycho._memory import Work
 from hs_autoptycho._running import check_count, check_seed, progressbar, threads, versions
 from hs_autoptycho._scan import VERSIONS, Scan, read_scan, wrap_reconstruction
 from hs_autoptycho.ptycho.geometry_estimate import GeometryEstimate, estimate
 from hs_autoptycho.ptycho.parameters import (
     PARAMETERS,
+    RECORDING,
     ParameterError,
     check_names,
     check_parameters,

@@ -234,10 +234,15 @@ thickness_correction_start, tilt_correction_start, intensity_correction_start
     'completed'
     """
     stated = {name: value for name, value in locals().items() if value is not None}
-    from hs_autoptycho._memory import RECORDING, Work
+    from hs_autoptycho._memory import Work
     from hs_autoptycho._running import check_count, check_seed, progressbar, threads
     from hs_autoptycho._scan import read_scan, wrap_reconstruction
-    from hs_autoptycho.ptycho.parameters import PARAMETERS, check_names, check_parameters
+    from hs_autoptycho.ptycho.parameters import (
+        PARAMETERS,
+        RECORDING,
+        check_names,
+        check_parameters,
+    )
 
     check_names(unknown)
     parameters = check_parameters({k: v for k, v in stated.items() if k in PARAMETERS})

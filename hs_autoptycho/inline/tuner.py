@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hs_autoptycho._memory import RECORDING
 from hs_autoptycho._quantities import CalibrationError
 from hs_autoptycho._running import check_count, check_seed, threads
 from hs_autoptycho.inline.frames import is_empty
@@ -36,7 +35,7 @@ from hs_autoptycho.inline.search import Search
 from hs_autoptycho.inline.session import Session
 from hs_autoptycho.inline.sources import begins_a_scan, scans
 from hs_autoptycho.ptycho.loading import DataError
-from hs_autoptycho.ptycho.parameters import ParameterError, check_parameters
+from hs_autoptycho.ptycho.parameters import RECORDING, ParameterError, check_parameters
 from hs_autoptycho.signals import PtychographicObject
 
 _logger = logging.getLogger(__name__)

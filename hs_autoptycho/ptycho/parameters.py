@@ -93,6 +93,9 @@ def _start(name: str) -> Parameter:
 # what can be corrected during a reconstruction, by the names of their parameters
 CORRECTIONS = ("position", "grid", "defocus", "thickness", "tilt", "intensity")
 
+# what a user can tell of the recording that is no parameter of a reconstruction
+RECORDING = ("disk_center", "disk_radius", "detector_mask", "background")
+
 PARAMETERS = {
     parameter.name: parameter
     for parameter in (

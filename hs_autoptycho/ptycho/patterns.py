@@ -100,7 +100,7 @@ class Patterns:
         """
         shape = detector_shape[::-1] if DETECTOR_FLIPS[flip][0] else detector_shape
         plan = make_plan(*shape)
-        rows, columns = spectrum_places(plan)
+        rows, columns = _spectrum_places(plan)
         counts = None
         done = 0
         for block in blocks:
@@ -125,11 +125,16 @@ class Patterns:
 
     def order(self, image: np.ndarray) -> np.ndarray:
         """Bring an image (rows, columns) of the detector into the order of `counts`."""
-        rows, columns = spectrum_places(self.plan)
-        return image[rows[None, :], columns[:, None]].ravel()
+        return in_spectrum_order(image, self.plan)
 
 
-def spectrum_places(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+def in_spectrum_order(image: np.ndarray, plan: Plan) -> np.ndarray:
+    """Bring an image (rows, columns) of the detector into the order of the kernels."""
+    rows, columns = _spectrum_places(plan)
+    return image[rows[None, :], columns[:, None]].ravel()
+
+
+def _spectrum_places(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     """Row and column of a pattern for each place of the spectrum; zero frequency is at n // 2."""
     rows = (plan.row_order + plan.rows // 2) % plan.rows
     columns = (plan.column_order + plan.columns // 2) % plan.columns

@@ -168,8 +168,6 @@ class StoredCounts:
         scan.
     """
 
-    ndim = 3
-
     def __init__(
         self,
         data,
@@ -196,11 +194,6 @@ class StoredCounts:
         return (len(self), *self._data.shape[2:])
 
     @property
-    def nbytes(self) -> int:
-        """Of all counts, if they were in memory."""
-        return int(np.prod(self.shape, dtype=float)) * self.dtype.itemsize
-
-    @property
     def memory(self) -> int:
         """Bytes that are needed while they are read."""
         return reading_memory(self.cache.n_bytes, largest_block(self._data))
@@ -218,10 +211,9 @@ class StoredCounts:
             out[places] = counts[first]
         return out
 
-    def blocks(self, which: Iterable[int] | None = None):
+    def blocks(self):
         """Positions and counts of block after block, read ahead by a few threads."""
-        which = range(len(self._blocks)) if which is None else which
-        return ahead(self.read_block, which)
+        return ahead(self.read_block, range(len(self._blocks)))
 
     def by_block(self, positions: np.ndarray) -> list[tuple[int, np.ndarray]]:
         """Blocks that hold some of these positions, and the places of these in `positions`."""

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from hs_autoptycho.ptycho.fft import Plan, make_plan
-from hs_autoptycho.ptycho.patterns import Patterns, flip_detector, kernel_type, spectrum_places
+from hs_autoptycho.ptycho.patterns import Patterns, flip_detector, in_spectrum_order, kernel_type
 from hs_autoptycho.ptycho.resampling import crop_patterns
 from hs_autoptycho.ptycho.stored import StoredCounts, ahead
 
@@ -77,8 +77,7 @@ class StoredPatterns:
 
     def order(self, image: np.ndarray) -> np.ndarray:
         """Bring an image (rows, columns) of the detector into the order of the kernels."""
-        rows, columns = spectrum_places(self.plan)
-        return image[rows[None, :], columns[:, None]].ravel()
+        return in_spectrum_order(image, self.plan)
 
     def rows(self, positions: np.ndarray) -> np.ndarray:
         """Patterns of some positions, (some, pixels); blocks are read where they are not kept."""
