@@ -1,7 +1,7 @@
 """Mutation testing of `calibration`, `tuning` and `clustering`: do the tests notice a wrong line?
 
     pip install -e ".[tests]" cosmic-ray
-    python benchmarks/mutation.py [--sample 60] [--seed 0] [--part PART ...] [--all]
+    python benchmarks/mutation.py [--sample 60] [--seed 0] [--part PART] [--file NAME] [--all]
 
 changes one place of a copy of the package at a time (an operator, a comparison, a condition, a
 number, a loop, ...), runs the tests that reach it until one fails, and prints how many mutants were
@@ -264,6 +264,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--all", action="store_true", help="all mutants, which takes days")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (%(default)s)")
     parser.add_argument("--part", nargs="+", choices=[*PARTS, KERNELS], default=[*PARTS, KERNELS])
+    parser.add_argument("--file", nargs="+", default=[""], help="of files so named")
     parser.add_argument("--again", action="store_true", help="try survivors once more")
     parser.add_argument("--report", action="store_true", help="run nothing, print what there is")
     parser.add_argument("--measure", nargs="+", default=[], help="test files to measure again")
@@ -290,7 +291,7 @@ def main() -> None:
     found = mutants(root)
     drawn = []
     for part in arguments.part:
-        those = [mutant for mutant in found if mutant.part == part]
+        those = [m for m in found if m.part == part and m.file.endswith(tuple(arguments.file))]
         random.Random(f"{arguments.seed} {part}").shuffle(those)
         drawn += those if arguments.all else those[: arguments.sample]
     again = ("survived", "error") if arguments.again else ()
