@@ -329,7 +329,7 @@ def _search(options) -> None:
     """A search that another process can kill; says every trial that is in the file."""
     _limit_files(options.file_size)
     if options.clock:
-        _turn_the_clock()
+        _turn_the_clock(options.clock)
     logging.getLogger("hs_autoptycho").addHandler(_Heard(logging.WARNING))
     folder, executor = Path(options.folder), None
     if options.workers or options.scheduler:
@@ -374,10 +374,10 @@ def _limit_files(size: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def _turn_the_clock() -> None:
-    """Have the wall clock jump back and forth by hours, twenty times a second, for this process."""
+def _turn_the_clock(every: float) -> None:
+    """Have the wall clock jump back and forth by hours every so many seconds, for this process."""
     true, hours = time.time, (0, 7, -5, 30, -26, 1)
-    time.time = lambda: true() + 3600 * hours[int(20 * time.monotonic()) % len(hours)]
+    time.time = lambda: true() + 3600 * hours[int(time.monotonic() / every) % len(hours)]
 
 
 class _Bar:
@@ -474,7 +474,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--scheduler")
     parser.add_argument("--file-size", type=int)
-    parser.add_argument("--clock", action="store_true")
+    parser.add_argument("--clock", type=float, help="seconds between two jumps of the clock")
     options = parser.parse_args()
     # a shell starts jobs in the background with Ctrl-C ignored, and so would all they start
     signal.signal(signal.SIGINT, signal.default_int_handler)
