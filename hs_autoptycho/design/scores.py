@@ -138,20 +138,31 @@ def structural_similarity(image: np.ndarray, truth: np.ndarray) -> float:
     return float(similarity.mean())
 
 
-def fourier_ring_correlation(image: np.ndarray, truth: np.ndarray) -> float:
+def fourier_ring_correlation(
+    image: np.ndarray, truth: np.ndarray, pixel: tuple[float, float] = (1.0, 1.0)
+) -> float:
     """Mean over all rings, up to the pixels' Nyquist frequency, of the correlation with the truth.
+
+    Parameters
+    ----------
+    image, truth
+        Float (Y, X).
+    pixel
+        Size of a pixel along (Y, X).
 
     References
     ----------
     M. van Heel, M. Schatz, J. Struct. Biol. 151, 250 (2005).
     """
-    return float(ring_correlation(image, truth).mean())
+    return float(ring_correlation(image, truth, pixel).mean())
 
 
-def all_scores(phase: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+def all_scores(
+    phase: np.ndarray, truth: np.ndarray, pixel: tuple[float, float] = (1.0, 1.0)
+) -> dict[str, float]:
     """Every score of an image in register with the truth, name to number."""
     return {
         "correlation": correlation(phase, truth),
         "ssim": structural_similarity(phase, truth),
-        "frc": fourier_ring_correlation(phase, truth),
+        "frc": fourier_ring_correlation(phase, truth, pixel),
     }

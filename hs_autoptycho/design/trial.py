@@ -184,7 +184,8 @@ class SimulatedExperiment:
         fitted = time.perf_counter()
         if status_of(reconstruction) == "completed":
             images.append(self._image(reconstruction.object, reconstruction.placement, first))
-        scores = [all_scores(i, self.truth) if np.isfinite(i).all() else {} for i in images]
+        pixel = self.simulation.instrument.object_pixel
+        scores = [all_scores(i, self.truth, pixel) if np.isfinite(i).all() else {} for i in images]
         phase = images[0] if images else np.full(self.truth.shape, np.nan)
         seconds = {
             "seconds_simulation": simulated - start,

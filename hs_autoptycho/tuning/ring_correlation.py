@@ -86,29 +86,38 @@ class FourierRingCorrelation:
                 r.object.prod(0)[_box(centers + shift)]
                 for r, shift in zip(results, shifts, strict=True)
             ]
-            metrics["frc"] = float(ring_correlation(*fields).mean())
+            flip = half.complete(parameters)["detector_flip"]
+            pixel = half.geometry.flipped(flip).object_pixel
+            metrics["frc"] = float(ring_correlation(*fields, pixel).mean())
             score.value = 1 - metrics["frc"]
         return score
 
 
-def ring_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Fourier ring correlation of two complex images, by ring of one pixel's width.
+def ring_correlation(
+    first: np.ndarray, second: np.ndarray, pixel: tuple[float, float] = (1.0, 1.0)
+) -> np.ndarray:
+    """Fourier ring correlation of two images, by ring.
 
     Parameters
     ----------
     first, second
-        Complex (Y, X). A Hann window is applied; the mean is taken out.
+        Real or complex (Y, X). A Hann window is applied; the mean is taken out.
+    pixel
+        Size of a pixel along (Y, X). A ring is as wide as the inverse of the image's shorter side.
 
     Returns
     -------
-    float64 array, from the first ring to the Nyquist frequency.
+    float64 array
+        From the first ring to the lower one of both Nyquist frequencies.
     """
     shape = first.shape
     window = np.hanning(shape[0])[:, None] * np.hanning(shape[1])[None, :]
     spectra = [scipy.fft.fft2((image - image.mean()) * window) for image in (first, second)]
-    radius = np.hypot(*np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij"))
-    ring = np.round(radius * min(shape)).astype(int).ravel()
-    rings = min(shape) // 2
+    frequencies = [np.fft.fftfreq(n, p) for n, p in zip(shape, pixel, strict=True)]
+    side = min(n * p for n, p in zip(shape, pixel, strict=True))
+    radius = np.hypot(*np.meshgrid(*frequencies, indexing="ij"))
+    ring = np.round(radius * side).astype(int).ravel()
+    rings = int(side / max(pixel) + 1e-6) // 2
 
     def total(values: np.ndarray) -> np.ndarray:
         return np.bincount(ring, values.ravel())[1 : rings + 1]
