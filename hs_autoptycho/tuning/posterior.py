@@ -267,7 +267,7 @@ def normal_cloud(size: int, n: int, rng: np.random.Generator) -> np.ndarray:
     """(size, n) evenly spread points of a normal distribution, its tails cut off."""
     if not n:
         return np.zeros((size, 0))
-    return np.clip(ndtri(np.clip(sobol(size, n, rng), 1e-6, 1 - 1e-6)), -_REACH, _REACH)
+    return np.clip(ndtri(sobol(size, n, rng)), -_REACH, _REACH)
 
 
 def sobol(size: int, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -365,11 +365,7 @@ class _Parabola:
                 rest = tilt - bend * place[:, j]
                 with np.errstate(divide="ignore", invalid="ignore"):
                     bottom = np.clip(-rest / bend, low[j], high[j])
-                edge = np.where(
-                    rest * (high[j] - low[j]) + bend * (high[j] ** 2 - low[j] ** 2) / 2 < 0,
-                    high[j],
-                    low[j],
-                )
+                edge = np.where(rest < 0, high[j], low[j])
                 place[:, j] = np.where(bend > 0, bottom, edge)
         definite = np.linalg.eigvalsh(curvature)[:, 0] > 0
         newton = start.copy()

@@ -84,6 +84,14 @@ def test_cut_applies_the_best_split_whose_parent_was_split():
     assert cuts == [[0], [1, 2], [5, 6, 2], [7, 8, 6, 2], [7, 8, 6, 3, 4]]
 
 
+def test_equal_gains_are_cut_in_the_order_of_the_list():
+    nodes = build([0, 1, 2], [1, 2, 2], gains=[0.1, 0.3, 0.3])
+    assert tree.cut(nodes, 3) == [3, 4, 2] and tree.cut(nodes, 2.0) == [1, 2]
+    # a leaf that stands first in the line is passed over
+    nodes[1]["gain"] = nodes[2]["gain"] = None
+    assert tree.cut(nodes, 4) == [3, 4, 5, 6]
+
+
 def test_cut_without_gains():
     nodes = build([0, 1, 2], [1, 2, 2], gains=[None, None, float("nan")])
     assert tree.cut(nodes, 3) == [3, 4, 2]
@@ -134,9 +142,16 @@ def test_node_sums():
         (3, {"index": 4}, "node 3 of the list says that its index is 4"),
         (6, {"children": [7]}, "node 6 has 1 children"),
         (6, {"children": [9, 10]}, "node 6 has the child 9, which is not in the list"),
+        (6, {"children": [8, 9]}, "node 8 is a child of node 6, but its parent is 5"),
+        (6, {"children": [0, 4]}, "node 6 has the child 0, which is not in the list"),
+        (6, {"children": [-1, 4]}, "node 6 has the child -1, which is not in the list"),
+        (6, {"children": [7, 8, 4]}, "node 6 has 3 children"),
         (3, {"parent": 1}, "node 3 is a child of node 2, but its parent is 1"),
         (5, {"level": 0}, "node 5 has the level 0, lower than that of its parent"),
+        (1, {"level": 0}, "node 1 has the level 0, lower than that of its parent"),
+        (1, {"level": 3}, "node 5 has the level 2, lower than that of its parent"),
         (0, {"level": 1}, "node 0 is the root"),
+        (0, {"parent": 4}, "node 0 is the root"),
         (5, {"children": []}, "9 nodes, but 6 children"),
     ],
 )
