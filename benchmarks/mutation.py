@@ -264,7 +264,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--all", action="store_true", help="all mutants, which takes days")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (%(default)s)")
     parser.add_argument("--part", nargs="+", choices=[*PARTS, KERNELS], default=[*PARTS, KERNELS])
-    parser.add_argument("--file", nargs="+", default=[""], help="of files so named")
+    parser.add_argument("--file", nargs="+", default=[], help="of files so named")
     parser.add_argument("--again", action="store_true", help="try survivors once more")
     parser.add_argument("--report", action="store_true", help="run nothing, print what there is")
     parser.add_argument("--measure", nargs="+", default=[], help="test files to measure again")
@@ -291,7 +291,9 @@ def main() -> None:
     found = mutants(root)
     drawn = []
     for part in arguments.part:
-        those = [m for m in found if m.part == part and m.file.endswith(tuple(arguments.file))]
+        those = [m for m in found if m.part == part]
+        if arguments.file:
+            those = [m for m in those if Path(m.file).name in arguments.file]
         random.Random(f"{arguments.seed} {part}").shuffle(those)
         drawn += those if arguments.all else those[: arguments.sample]
     again = ("survived", "error") if arguments.again else ()

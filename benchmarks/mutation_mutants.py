@@ -54,7 +54,7 @@ _NO_MEANING = {"cache", "nogil", "parallel", "fastmath", "inline", "strict", "st
 # any seed is as good as another
 _SEEDS = {"random_state", "seed"}
 # what is called with a text for a reader
-_FOR_A_READER = {"debug", "info", "warning", "error", "exception", "warn", "note", "log"}
+_FOR_A_READER = {"debug", "info", "warning", "error", "exception", "warn", "note"}
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,8 @@ def faulty_pixels(mean_pattern: np.ndarray) -> np.ndarray:
     pattern = np.where(bad, 0.0, pattern)
     ring = np.ones((3, 3), bool)
     ring[1, 1] = False
-    brightest = ndimage.maximum_filter(pattern, footprint=ring, mode="nearest")
+    # on the rim a pixel is not to be its own neighbour
+    brightest = ndimage.maximum_filter(pattern, footprint=ring, mode="constant")
     around = ndimage.convolve(pattern, ring / 8.0, mode="nearest")
     gain = _gain(pattern)
     # the margins are those of a few counts, which are nothing unusual

@@ -7,7 +7,7 @@ bright-field disk's edge in pixels of the scan; see :mod:`hs_autoptycho.ptycho.s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize
@@ -23,6 +23,10 @@ from hs_autoptycho.ptycho.sidebands import (
 
 # Frequencies for the search on a grid
 _FREQUENCIES = 160
+# and where each may come from several others; the images are then thinned out to so many
+_FOLDED, _FEW_IMAGES = 24, 180
+# Rotations on the grid, at least and at most, and where frequencies are folded
+_ROTATIONS, _FOLDED_ROTATIONS = (48, 180), (48, 360)
 # Distance of the grid's points times the highest frequency used: half a side lobe
 _SPACING = 0.4
 # Local maxima of the grid that are refined
@@ -48,6 +52,8 @@ class Candidate:
         Standard deviation of the difference of two merits that are chance.
     flip : str
         Of the detector.
+    folded : bool
+        Whether it takes frequencies for others, which the scan's steps make the same.
     """
 
     point: np.ndarray
@@ -55,6 +61,7 @@ class Candidate:
     turned: float
     noise: float
     flip: str
+    folded: bool = False
 
     @property
     def astigmatic(self) -> bool:
@@ -63,7 +70,7 @@ class Candidate:
 
 
 def candidates(
-    stack: Stack, farthest: float, known: Sequence[float | None], flip: str
+    stack: Stack, farthest: float, known: Sequence[float | None], flip: str, folded: bool = False
 ) -> list[Candidate]:
     """The best local maxima of the merit, refined with the strongest frequencies only.
 
@@ -77,27 +84,56 @@ def candidates(
         Values of a point that are known, None for the others.
     flip
         Name of the flip, for the candidates.
+    folded
+        Whether the specimen may be finer than the scan.
     """
-    images = stack.transform()
-    if images is None:
+    measured = stack.transform(folded=folded)
+    if measured is None:
         return []
-    images = images.strongest(_FREQUENCIES)
+    measured = measured.strongest(_FOLDED if folded else _FREQUENCIES)
+    images = measured.unfolded() if folded else measured
     free = np.array([value is None for value in known])
     out: list[Candidate] = []
-    power = float((np.abs(images.spectra) ** 2).sum(dtype=float))
+    power = _power(measured)
     for point in search(images, farthest, rotation=known[0], defocus=known[1]):
         point[2:] = [0.0 if value is None else value for value in known[2:]]
-        point = refine(images, point, free, tolerance=1e-2)
+        for _ in range(2 if folded else 1):
+            settled = measured.settled(point) if folded else measured
+            point = refine(settled, point, free, tolerance=1e-2)
         if any(_alike(point, other.point) for other in out):
             continue
         merit = float(images.merits(point).sum())
         turned = float(images.merits(point + np.array([np.pi / 2, 0, 0, 0])).sum())
         # two amplitudes a frequency, of which the window correlates neighbours; in units of what
         # the fit leaves over
-        left = (power - merit) / images.spectra.size
-        noise = left * np.sqrt(2 * 2 * _CORRELATED * images.spectra.shape[1])
-        out.append(Candidate(point, merit, turned, noise, flip))
+        left = (power - merit) / measured.spectra.size
+        noise = left * np.sqrt(2 * 2 * _CORRELATED * measured.spectra.shape[1])
+        out.append(Candidate(point, merit, turned, noise, flip, folded))
     return out
+
+
+def strongest_explained(stack: Stack, point: np.ndarray) -> tuple[float, float]:
+    """What a geometry explains of the strongest frequencies.
+
+    Returns
+    -------
+    share : float
+        Of their power above the noise's, each taken for what it seems to be.
+    merit : float
+        Explained power if each may come from others.
+    """
+    images = stack.transform(folded=True)
+    if images is None:
+        return 1.0, 0.0
+    images = images.strongest(_FOLDED)
+    n_images, n = images.spectra.shape
+    # noise has a power of one an image, and two amplitudes explain two of that
+    share = (images.merits(point).sum() - 2 * n) / max(_power(images) - n_images * n, 1e-30)
+    return float(share), float(images.unfolded().merits(point).sum())
+
+
+def _power(images: Images) -> float:
+    return float((np.abs(images.spectra) ** 2).sum(dtype=float))
 
 
 def _alike(one: np.ndarray, other: np.ndarray) -> bool:
@@ -126,6 +162,14 @@ def search(
     list of float64 (4,)
         The best first.
     """
+    if images.first is not None:
+        every = slice(None, None, -(-len(images.places) // _FEW_IMAGES))
+        images = replace(
+            images,
+            spectra=images.spectra[every],
+            places=images.places[every],
+            weights=images.weights[every],
+        )
     highest = np.hypot(*images.frequencies.T).max()
     spacing = _SPACING / highest
     if defocus is not None:
@@ -137,7 +181,8 @@ def search(
         angles = np.array([rotation])
     else:
         # as far apart along the largest circle as the defoci; in focus the disks' overlaps count
-        n = int(np.clip(2 * np.pi * np.abs(stretches).max() / spacing, 48, 180))
+        limits = _ROTATIONS if images.first is None else _FOLDED_ROTATIONS
+        n = int(np.clip(2 * np.pi * np.abs(stretches).max() / spacing, *limits))
         angles = 2 * np.pi / n * np.arange(n) - np.pi
     merits = np.array([_along_defocus(images, angle, stretches) for angle in angles])
     # the rotation is periodic, the defocus is not
@@ -174,7 +219,8 @@ def _along_defocus(images, angle, stretches):
             aligned = aligned * step
         projections = np.array([np.einsum("kq,kq->q", part, aligned) for part in parts])
         amplitudes = solve_pair(products, projections)
-        merits[i] = (np.conj(projections) * amplitudes).sum().real
+        explained = (np.conj(projections) * amplitudes).sum(0).real
+        merits[i] = images.best(explained).sum()
     return merits
 
 
@@ -213,14 +259,18 @@ def refine(
 
 
 def refine_with_windows(
-    stack: Stack, point: np.ndarray, free: np.ndarray, passes: int = 2
+    stack: Stack, point: np.ndarray, free: np.ndarray, passes: int = 2, folded: bool = False
 ) -> tuple[Images, np.ndarray]:
     """Refine while the images' windows move with them; the last images and point."""
-    images = stack.transform()
+    images = stack.transform(folded=folded)
+    if folded:
+        images = images.settled(point)
     for _ in range(passes):
-        moved = stack.transform(stack.places @ displacement_matrix(*point).T)
+        moved = stack.transform(stack.places @ displacement_matrix(*point).T, folded)
         if moved is None:  # of a small scan too little is left
             break
+        if folded:
+            moved = moved.settled(point)
         images, point = moved, refine(moved, point, free)
     return images, point
 

@@ -19,6 +19,11 @@ model explains, each image weighted by its counts: the likelihood, for Poisson c
 The complex conjugate of object and probe, turned by 180°, gives the same images: (θ, H) and
 (θ + 180°, −H) have the same merit.
 
+In a scan whose steps are more than half a period of the specimen, Q is seen at another q, a whole
+number n of cycles a pixel away: q = step·R(−θ)·Q − n. Both the displacement, u(k)·(q + n), and the
+overlaps of the disks tell n, so that it can be left free, too, at the strongest frequencies
+(:meth:`Images.unfolded`) or at all once the geometry is known (:meth:`Images.settled`).
+
 References
 ----------
 J. M. Rodenburg, B. C. McCallum, P. D. Nellist, Ultramicroscopy 48, 304 (1993).
@@ -45,6 +50,10 @@ _HIGHEST = 0.45
 _FREQUENCIES = 1200
 # Two disks at Q and −Q have to cover something of the disk at 0
 _FARTHEST = 1.8
+# Cycles a scan pixel up to which it is looked for where frequencies come from
+_HIGHEST_UNFOLDED = 2.6
+# What another order has to explain more, in units of the noise's power: chance rarely does
+_CLEARLY_MORE = 12.0
 # Where A(k − Q) and A(k + Q) are all but the same their difference would be mostly noise
 _RIDGE = 0.02
 # Frequencies are counted as independent by blocks of so many samples of the scan's transform: the
@@ -74,6 +83,9 @@ class Images:
         |Q| in radii of the disk for one cycle a scan pixel: 1 / (step · radius in 1/Å).
     edge : float
         Width of the disk's edge, in radii.
+    first : int (measured frequencies,) or None
+        Where several frequencies can be what was measured at one: the first of them. The others
+        follow, and the one that explains most counts.
     """
 
     spectra: np.ndarray
@@ -83,6 +95,7 @@ class Images:
     blocks: np.ndarray
     reach: float
     edge: float
+    first: np.ndarray | None = None
 
     def strongest(self, count: int) -> Images:
         """Only the frequencies with most power."""
@@ -94,6 +107,48 @@ class Images:
             frequencies=self.frequencies[chosen],
             blocks=np.unique(self.blocks[chosen], return_inverse=True)[1].ravel(),
         )
+
+    def unfolded(self) -> Images:
+        """Every frequency together with all that the scan's steps make the same."""
+        orders = [self.frequencies + n for n in self._orders()]
+        near = [np.hypot(*q.T) < self._limit for q in orders]
+        near[0][:] = True
+        order, number = np.nonzero(near)
+        sort = np.argsort(number, kind="stable")
+        order, number = order[sort], number[sort]
+        return replace(
+            self,
+            spectra=np.ascontiguousarray(self.spectra[:, number]),
+            frequencies=np.array(orders)[order, number],
+            blocks=self.blocks[number],
+            first=np.flatnonzero(np.diff(number, prepend=-1)),
+        )
+
+    def settled(self, point: np.ndarray) -> Images:
+        """Every frequency as the one that explains most with a geometry, as of `merits`."""
+        frequencies = self.frequencies.copy()
+        most = self.merits(point) + _CLEARLY_MORE
+        for n in self._orders()[1:]:
+            moved = replace(self, frequencies=self.frequencies + n)
+            merits = moved.merits(point)
+            better = (merits > most) & (np.hypot(*moved.frequencies.T) < self._limit)
+            frequencies[better], most[better] = moved.frequencies[better], merits[better]
+        return replace(self, frequencies=frequencies)
+
+    @property
+    def _limit(self) -> float:
+        return min(_HIGHEST_UNFOLDED, _FARTHEST / self.reach)
+
+    def _orders(self) -> np.ndarray:
+        """Whole numbers of cycles (orders, 2), none first."""
+        most = int(np.ceil(self._limit + 0.5))
+        orders = np.stack(np.mgrid[-most : most + 1, -most : most + 1], -1).reshape(-1, 2)
+        near = np.hypot(*orders.T) < self._limit + np.sqrt(0.5)
+        return orders[near][np.argsort(np.abs(orders[near]).sum(1), kind="stable")]
+
+    def best(self, values: np.ndarray) -> np.ndarray:
+        """Of the columns that can be what was measured at one frequency the largest value."""
+        return values if self.first is None else np.maximum.reduceat(values, self.first)
 
     def overlaps(self, rotation: float) -> tuple[np.ndarray, np.ndarray]:
         """A(k − Q) and A(k + Q) of all images and frequencies, float32; the rotation in radians."""
@@ -118,7 +173,7 @@ class Images:
             in scan pixels.
         """
         fit = self._fit(point)
-        return (np.conj(fit.projections) * fit.amplitudes).sum(0).real
+        return self.best((np.conj(fit.projections) * fit.amplitudes).sum(0).real)
 
     def by_block(self, values: np.ndarray) -> np.ndarray:
         """Sums over the blocks of frequencies."""
@@ -203,7 +258,7 @@ class Stack:
     reach: float
     edge: float
 
-    def transform(self, shifts: np.ndarray | None = None) -> Images | None:
+    def transform(self, shifts: np.ndarray | None = None, folded: bool = False) -> Images | None:
         """Window the images and transform them.
 
         A window that stays where it is while the image under it moves lets every frequency leak
@@ -214,6 +269,8 @@ class Stack:
         ----------
         shifts
             How far each image is displaced, as far as that is known: (images, 2) in scan pixels.
+        folded
+            Whether all frequencies are of use, as they may come from others.
 
         Returns
         -------
@@ -236,7 +293,8 @@ class Stack:
         q = np.meshgrid(np.fft.fftfreq(shape[0]), np.fft.rfftfreq(shape[1]), indexing="ij")
         length = np.hypot(*q)
         # half of the plane says it all; the lowest are the window's
-        use = (length > 0.75 / half.min()) & (length < min(_HIGHEST, _FARTHEST / self.reach))
+        highest = np.inf if folded else min(_HIGHEST, _FARTHEST / self.reach)
+        use = (length > 0.75 / half.min()) & (length < highest)
         use &= (q[1] > 0) | (q[0] > 0)
         if use.sum() < 8:
             return None

@@ -112,7 +112,7 @@ def estimate_gain(experiment: Experiment) -> float | None:
 
 
 def _range_of_ratios(variance: np.ndarray, mean: np.ndarray) -> tuple[float, float]:
-    """Smallest and largest variance over mean of classes of brightness; 0, 0 if there are none."""
+    """Smallest and largest variance over mean of classes of brightness; inf, 0 without any."""
     edges = np.geomspace(1e-6, 1, _CLASSES) * mean.max(initial=0)
     which = np.searchsorted(edges, mean)
     total, n = np.bincount(which, mean, _CLASSES + 1), np.bincount(which, minlength=_CLASSES + 1)

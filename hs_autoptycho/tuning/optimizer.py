@@ -314,11 +314,11 @@ class GaussianProcessOptimizer(_Base):
 
 def _climbed(gain, start: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Uphill from a place, within limits."""
-    steps = np.vstack([np.zeros(len(start)), _SMALL * np.eye(len(start))])
 
     def loss(place):
-        values = -gain(np.minimum(place + steps, 1))
-        return values[0], (values[1:] - values[0]) / _SMALL
+        steps = np.where(place + _SMALL > 1, -_SMALL, _SMALL)
+        values = -gain(place + np.vstack([np.zeros(len(place)), np.diag(steps)]))
+        return values[0], (values[1:] - values[0]) / steps
 
     found = minimize(
         loss, start, jac=True, bounds=np.column_stack([low, high]), method="L-BFGS-B",

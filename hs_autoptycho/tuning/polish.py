@@ -234,6 +234,8 @@ def _parabola(dimensions, center, name, step, trials) -> tuple[np.ndarray, np.nd
     if middle is None or any(side is None for side in sides):
         return None
     above, below = (_difference(side, middle) for side in sides)
+    if len(above) != len(below):  # blocks of one side alone tell no error
+        above, below = above.mean(keepdims=True), below.mean(keepdims=True)
     a, b = (offset / step for offset in offsets)
     size = a * b * (b - a)
     return (above * b**2 - below * a**2) / size, 2 * (below * a - above * b) / size

@@ -58,6 +58,16 @@ def test_hot_is_eight_times_the_brightest_neighbour(monkeypatch, gain):
             assert np.argwhere(faulty_pixels(pattern)).tolist() == [list(place)] * hot
 
 
+@pytest.mark.parametrize("place", [(0, 20), (0, 0), (36, 45), (12, 0)])
+def test_a_hot_pixel_on_the_rim_is_found(scene, place):
+    spoiled = scene.copy()
+    spoiled[place] = 1e4
+    mended, bad = mend(spoiled)
+    assert np.argwhere(bad).tolist() == [list(place)]
+    center, _ = measure_direct_beam(mended, stretch=(1.2, 0.8))
+    assert center == pytest.approx([17.3, 21.6], abs=0.05)
+
+
 @pytest.mark.parametrize("gain", [0.1, 2.0])
 def test_dead_is_zero_where_fifteen_counts_are_around(monkeypatch, gain):
     monkeypatch.setattr(module, "_gain", lambda pattern: gain)

@@ -230,6 +230,15 @@ class TestNothingToTell:
         assert (found.scan_rotation_error, found.defocus_error) == (0, 0)
 
 
+def test_a_fine_scan_is_not_taken_for_a_coarse_one(found):
+    assert not any("coarser" in note for note in found.notes)
+
+
+def test_noise_is_no_lattice_finer_than_the_scan():
+    found = estimate(simulate(strength=0.0, step=4.0, dose=1e3, scan=(14, 17)))
+    assert found.defocus is None and found.scan_rotation is None
+
+
 def test_crystal():
     """Two layers, whose middle is 4.7 Å below the plane of the stated defocus."""
     from hs_autoptycho._scan import read_scan
