@@ -316,6 +316,9 @@ def test_uphill_within_limits():
     assert found == pytest.approx([0.3, 0.5, 0.6], abs=1e-3)
     at_one = _climbed(lambda p: p.sum(axis=1), np.full(2, 0.5), np.zeros(2), np.ones(2))
     assert at_one.tolist() == [1, 1]
+    # and back from there
+    start, low = np.array([1.0, 1.0, 0.2]), np.zeros(3)
+    assert _climbed(gain, start, low, np.ones(3)) == pytest.approx([0.3, 0.7, 0.6], abs=1e-3)
 
 
 class TestTrustSide:

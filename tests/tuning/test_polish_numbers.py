@@ -122,6 +122,17 @@ def test_a_parabola_by_block():
     assert found.errors["C12a"] == pytest.approx(0.2 * 1.5)
 
 
+def test_blocks_of_one_side_alone_tell_no_error():
+    found = looks()
+    whole = parabolas(DIMENSIONS, CENTER, STEPS, found)
+    found[2].blocks = []
+    found[2].objective = float(np.mean(looks()[2].blocks))
+    some = parabolas(DIMENSIONS, CENTER, STEPS, found)
+    assert some.point["defocus"] == pytest.approx(whole.point["defocus"])
+    assert whole.errors["defocus"] < 0.1 * 1.5
+    assert some.errors["defocus"] == pytest.approx(0.1 * 1.5)  # as far as a parabola is followed
+
+
 def test_a_parabola_of_unequal_sides():
     """Both are on the same side of a centre beside the end of its range."""
     for place, sides in ((0.99, (-0.2, -0.1)), (0.01, (0.1, 0.2)), (0.94, (0.06, -0.1))):
