@@ -1,6 +1,7 @@
 """The tuner on a simulated microscope: pictures of parts, corrections, and what goes wrong."""
 
 import logging
+from types import SimpleNamespace
 
 import hyperspy.api as hs
 import numpy as np
@@ -47,6 +48,23 @@ def test_settings_converge(session):
     proposal = tuner.propose()
     assert abs(proposal.corrections["defocus"]) < 15 < abs(asked[1] - asked[0])
     assert np.isfinite(proposal.gain) and 0 < proposal.uncertainties["defocus"] < 15
+
+
+def test_settings_of_a_design_with_steps_longer_than_the_lattice():
+    """The planes of MoS2 are 2.7 Å apart; at a low dose the best step is longer."""
+    best = {"dose": 1e3, "scan_step": 2.5, "defocus": 180.0, "convergence_angle": 21.4}
+    settings = {"scan_shape": (18, 20)}
+    microscope = hs_autoptycho.data.SimulatedMicroscope(settings=settings, random_state=0)
+    tuner = hs_autoptycho.PtychographyTuner(
+        target=SimpleNamespace(best_parameters=[best]), n_trials=0, picture_score=None
+    )
+    tuner.run(microscope.acquire, n_scans=2)
+    first, second = (r.actual["defocus"].value + MIDDLE for r in tuner.recordings)
+    assert first == pytest.approx(280, abs=6) and second == pytest.approx(180, abs=15)
+    asked = tuner.recordings[1].settings
+    assert {k: asked[k] for k in ("dose", "scan_step", "convergence_angle")} == {
+        k: best[k] for k in ("dose", "scan_step", "convergence_angle")
+    }
 
 
 def test_it_stops_when_nothing_is_left_to_gain(session):
