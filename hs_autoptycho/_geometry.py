@@ -32,7 +32,8 @@ def estimate_geometry(
     displace these images against each other [1]_, [2]_. The geometry with which interference of the
     direct with the scattered beam explains all images best is searched for; nothing is assumed of
     the specimen but that it is thin. The patterns' centres of mass, which have no curl in the
-    scan's frame [3]_, decide where that is ambiguous.
+    scan's frame [3]_, decide where that is ambiguous. Of a crystal that is scanned in steps longer
+    than half a period of its lattice, the true frequencies are found together with the geometry.
 
     Two things cannot be told by any such measurement. A detector that is turned by 90 degrees is
     the same as a scan that is, so that the flip is ``"none"`` or ``"transpose"`` and the rotation

@@ -395,24 +395,6 @@ def test_ring_correlation():
     assert half.mean() == pytest.approx(0.5, abs=0.1)
 
 
-def test_rings_are_round_where_pixels_are_not_square():
-    """Two images that agree up to 0.5 / Å: the rings change from 1 to 0 there and nowhere else."""
-    pixel, shape, cutoff = (0.4, 0.7), (180, 130), 0.5
-    generator = np.random.default_rng(0)
-    same, *others = (np.fft.fft2(generator.normal(size=shape)) for _ in range(3))
-    frequencies = [np.fft.fftfreq(n, p) for n, p in zip(shape, pixel, strict=True)]
-    inside = np.hypot(*np.meshgrid(*frequencies, indexing="ij")) < cutoff
-    images = [np.fft.ifft2(np.where(inside, same, other)).real for other in others]
-    rings = ring_correlation(*images, pixel)
-    side = 180 * 0.4  # Å, the shorter one
-    assert len(rings) == 51  # half of 72 Å / 0.7 Å
-    change = round(cutoff * side)
-    assert rings[: change - 3].min() > 0.99
-    assert np.abs(rings[change + 3 :]).max() < 0.4
-    square = ring_correlation(*images)
-    assert 0.1 < square[28:43].mean() < 0.9  # 0.2 cycles a pixel in y, 0.35 in x
-
-
 @pytest.mark.parametrize("name", ["frc", "held_out"])
 def test_an_interrupted_reconstruction_ends_the_trial(experiment, monkeypatch, name):
     """Ctrl-C in the first of two reconstructions does not start the second."""

@@ -41,3 +41,21 @@ def test_the_field_that_was_scanned():
     assert np.zeros((20, 20))[_box(centers)].shape == (5, 6)
     image = np.arange(400).reshape(20, 20)
     assert image[_box(centers)][0, 0] == 3 * 20 + 4 and image[_box(centers)][-1, -1] == 7 * 20 + 9
+
+
+def test_rings_are_round_where_pixels_are_not_square():
+    """Two images that agree up to 0.5 / Å: the rings change from 1 to 0 there and nowhere else."""
+    pixel, shape, cutoff = (0.4, 0.7), (180, 130), 0.5
+    generator = np.random.default_rng(0)
+    same, *others = (np.fft.fft2(generator.normal(size=shape)) for _ in range(3))
+    frequencies = [np.fft.fftfreq(n, p) for n, p in zip(shape, pixel, strict=True)]
+    inside = np.hypot(*np.meshgrid(*frequencies, indexing="ij")) < cutoff
+    images = [np.fft.ifft2(np.where(inside, same, other)).real for other in others]
+    rings = ring_correlation(*images, pixel)
+    side = 180 * 0.4  # Å, the shorter one
+    assert len(rings) == 51  # half of 72 Å / 0.7 Å
+    change = round(cutoff * side)
+    assert rings[: change - 3].min() > 0.99
+    assert np.abs(rings[change + 3 :]).max() < 0.4
+    square = ring_correlation(*images)
+    assert 0.1 < square[28:43].mean() < 0.9  # 0.2 cycles a pixel in y, 0.35 in x
