@@ -176,7 +176,7 @@ class Multifidelity:
             if new:
                 point, seed = new[0]
                 return replace(self._trial(point, stage.fidelity, stage.purpose, every), seed=seed)
-            if any(t.purpose == stage.purpose for t in pending):
+            if stage.left(done):  # some of it are under way
                 return None
         at_full = [t.parameters for t in every if t.fidelity == self.full]
         simpler = [p for p in self._simpler(done) if p not in at_full]

@@ -129,7 +129,9 @@ class StatisticalError:
         n = differences.shape[1]
         scatter = differences - differences.mean(axis=1, keepdims=True)
         errors = np.sqrt((scatter**2).sum(axis=1) / (n * (n - 1)))
-        apart = (errors > 0) & (np.abs(features).sum(axis=1) > 0)
+        # what differs by rounding alone is the best point itself
+        apart = errors > 1e-9 * errors.max(initial=0.0)
+        apart &= np.abs(features).sum(axis=1) > 0
         if n < 3 or not apart.any():
             return cls(np.zeros((features.shape[1], 1)))
         features, scatter, errors = features[apart], scatter[apart], errors[apart]

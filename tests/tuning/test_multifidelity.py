@@ -134,9 +134,10 @@ def test_a_phase_waits_for_the_last_trial_of_the_one_before():
     done = play(strategy)
     for i, (t, following) in enumerate(zip(done, done[1:], strict=False)):
         new = strategy.propose(done[:i], [t])
-        if t.purpose != following.purpose:
+        # two rounds of five trials to both sides
+        if t.purpose != following.purpose or i + 1 == 33 + 4 + 5:
             assert new is None
-        elif t.purpose != "both sides":
+        else:
             assert (new.number, new.purpose, new.seed) == (i + 1, t.purpose, following.seed)
 
 
