@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hs_autoptycho._potential import depth_note, read_potential
-from hs_autoptycho._running import check_count, check_seed, progressbar, versions
+from hs_autoptycho._running import check_count, check_running, check_seed, progressbar, versions
 from hs_autoptycho.design.final import final_images, lost_doses, notes_before, thin_doses
 from hs_autoptycho.design.instrument import Instrument
 from hs_autoptycho.design.options import (
     check_possible,
     check_repeats,
-    check_running,
     choose,
     default_pixel,
     edge_margin,
@@ -26,16 +25,18 @@ from hs_autoptycho.design.options import (
     read_reference,
     read_settings,
 )
+from hs_autoptycho.design.sample import Specimen
 from hs_autoptycho.design.scores import SCORES
 from hs_autoptycho.design.search import STRATEGIES, DesignStrategy
 from hs_autoptycho.design.simulation import Simulation
 from hs_autoptycho.design.trial import SimulatedExperiment
 from hs_autoptycho.ptycho.loading import fingerprint
 from hs_autoptycho.signals.experiment_design import ExperimentDesign
-from hs_autoptycho.tuning.executor import Distributed, InProcess
+from hs_autoptycho.tuning.executor import Distributed, Executor, InProcess
+from hs_autoptycho.tuning.space import Dimension
 from hs_autoptycho.tuning.study import Study
 from hs_autoptycho.tuning.trial import Fidelity
-from hs_autoptycho.tuning.tuner import tune
+from hs_autoptycho.tuning.tuner import Tuning, tune
 
 _logger = logging.getLogger(__name__)
 
@@ -242,17 +243,8 @@ def design_experiment(
     specimen = read_potential(
         potential, common["beam_energy"], quantity=quantity, slice_thickness=slice_thickness
     )
-    notes: list[str] = []
-    if reciprocal_pixel is None:
-        reciprocal_pixel = default_pixel(common, dimensions, held, reference)
-        notes.append(
-            f"reciprocal_pixel was chosen as {reciprocal_pixel:.5g} 1/Å: a window of "
-            f"{1 / reciprocal_pixel:.1f} Å."
-        )
-    field = read_field(field_of_view, specimen, {**common, "reciprocal_pixel": reciprocal_pixel})
-    if field_of_view is None:
-        notes.append(f"field_of_view was chosen as {field[0]:.4g} × {field[1]:.4g} Å (y, x).")
-    instrument = Instrument(reciprocal_pixel=float(reciprocal_pixel), field_of_view=field, **common)
+    settings = Settings(dimensions, held, reference)
+    instrument, notes = _instrument(common, specimen, settings, reciprocal_pixel, field_of_view)
     check_possible(instrument, doses, dimensions, held, reference)
     objective = SimulatedExperiment(
         Simulation(specimen, instrument),
@@ -277,7 +269,46 @@ def design_experiment(
     notes += notes_before(objective, plan)
     highest = {**held, **{d.name: d.high for d in dimensions}}
     notes += depth_note(potential, specimen, instrument.wavelength, highest["convergence_angle"])
-    header = {
+    header = _header(plan, objective)
+    executor = InProcess(objective, {}) if client is None else Distributed(objective, {}, client)
+    found = _search(plan, executor, study, header, callback, show_progressbar)
+    return _result(plan, objective, found, header, notes)
+
+
+class Settings(NamedTuple):
+    """What is searched, what is held, and the experiment to compare with."""
+
+    dimensions: Sequence[Dimension]
+    held: Mapping[str, float]
+    reference: Mapping[str, float] | None
+
+
+def _instrument(
+    common: dict[str, Any],
+    specimen: Specimen,
+    settings: Settings,
+    reciprocal_pixel: float | None,
+    field_of_view: float | tuple[float, float] | None,
+) -> tuple[Instrument, list[str]]:
+    """The microscope, and what was chosen of it because nobody said it."""
+    notes = []
+    if reciprocal_pixel is None:
+        reciprocal_pixel = default_pixel(common, *settings)
+        notes.append(
+            f"reciprocal_pixel was chosen as {reciprocal_pixel:.5g} 1/Å: a window of "
+            f"{1 / reciprocal_pixel:.1f} Å."
+        )
+    field = read_field(field_of_view, specimen, {**common, "reciprocal_pixel": reciprocal_pixel})
+    if field_of_view is None:
+        notes.append(f"field_of_view was chosen as {field[0]:.4g} × {field[1]:.4g} Å (y, x).")
+    pixel = float(reciprocal_pixel)
+    return Instrument(reciprocal_pixel=pixel, field_of_view=field, **common), notes
+
+
+def _header(plan: DesignStrategy, objective: SimulatedExperiment) -> dict[str, Any]:
+    """What a study is bound to."""
+    specimen = objective.simulation.specimen
+    return {
         "fingerprint": fingerprint(
             np.ascontiguousarray(specimen.phases, np.float32), specimen.phases.shape[-2:]
         ),
@@ -287,23 +318,33 @@ def design_experiment(
             "origin": [float(v) for v in specimen.origin],
         },
         "objective": objective.name,
-        "strategy": strategy,
-        "space": {d.name: d.to_dict() for d in dimensions},
-        "held": held,
-        "doses": list(doses),
-        "reference": reference,
-        "instrument": instrument.to_dict(),
-        "reconstruction": told,
-        "n_iterations": n_iterations,
-        "n_repeats": n_repeats,
-        "n_trials": n_trials,
-        "random_state": random_state,
+        "strategy": plan.name,
+        "space": {d.name: d.to_dict() for d in plan.dimensions},
+        "held": plan.held,
+        "doses": list(plan.doses),
+        "reference": plan.reference,
+        "instrument": plan.instrument.to_dict(),
+        "reconstruction": objective.reconstruction,
+        "n_iterations": plan.full.n_iterations,
+        "n_repeats": plan.n_repeats,
+        "n_trials": plan.n_trials,
+        "random_state": plan.random_state,
         "versions": versions(_VERSIONS),
     }
-    executor = InProcess(objective, {}) if client is None else Distributed(objective, {}, client)
+
+
+def _search(
+    plan: DesignStrategy,
+    executor: Executor,
+    study: Any,
+    header: Mapping[str, Any],
+    callback: Callable[[dict[str, Any]], bool | None] | None,
+    show_progressbar: bool | None,
+) -> Tuning:
+    """All trials that the study does not have yet."""
     with (
         Study.open(study, header) as journal,
-        progressbar(n_trials * len(doses), "Design", show_progressbar) as bar,
+        progressbar(plan.n_trials * len(plan.doses), "Design", show_progressbar) as bar,
     ):
         bar.total = len(journal.trials) + plan.missing(journal.trials)
         bar.update(len(journal.trials))
@@ -313,15 +354,25 @@ def design_experiment(
             bar.update()
             return callback(trial.to_dict()) if callback is not None else None
 
-        found = tune(plan, executor, journal, callback=update)
+        return tune(plan, executor, journal, callback=update)
+
+
+def _result(
+    plan: DesignStrategy,
+    objective: SimulatedExperiment,
+    found: Tuning,
+    header: Mapping[str, Any],
+    notes: list[str],
+) -> ExperimentDesign:
+    """The best settings of each dose that was reached, their images, and what to know of them."""
     status = "completed"
     missing = plan.missing(found.trials)
     if found.interrupted or missing:
         status = "interrupted"
         n = len(found.trials)
         notes.append(f"Ended after {n} of {n + missing} trials.")
-    reached = [d for d in doses if plan.best_at(d, found.trials) is not None]
-    notes += lost_doses(doses, reached, found.trials)
+    reached = [d for d in plan.doses if plan.best_at(d, found.trials) is not None]
+    notes += lost_doses(plan.doses, reached, found.trials)
     notes += thin_doses(plan, reached, found.trials, objective.margin)
     images, said, stopped = final_images(
         objective, plan, reached, found.trials, check=status == "completed"
@@ -330,23 +381,22 @@ def design_experiment(
     notes += said
     for note in notes:
         _logger.info(note)
-    pixel = instrument.object_pixel
     return ExperimentDesign.from_search(
         doses=reached,
-        dimensions=dimensions,
-        held=held,
+        dimensions=plan.dimensions,
+        held=plan.held,
         best=[plan.best_at(d, found.trials).parameters for d in reached],
-        reference=reference,
+        reference=plan.reference,
         trials=[t.to_dict() for t in found.trials],
-        score=score,
-        instrument=instrument,
+        score=objective.score,
+        instrument=plan.instrument,
         images=images,
         truth=objective.truth,
-        pixel=pixel,
+        pixel=plan.instrument.object_pixel,
         origin=tuple(objective.image_origin),
         settings={k: header[k] for k in ("strategy", "n_iterations", "reconstruction")},
         status=status,
-        seed=random_state,
+        seed=plan.random_state,
         versions=header["versions"],
         notes=notes,
     )

@@ -1,4 +1,4 @@
-"""How a method runs: its seed, its threads, its progress bar, its versions."""
+"""How a method runs: its seed, its cluster, its threads, its progress bar, its versions."""
 
 from __future__ import annotations
 
@@ -27,6 +27,16 @@ def check_seed(random_state: Any) -> int:
     if whole and 0 <= random_state < 2**32:
         return int(random_state)
     raise ValueError(f"random_state={random_state!r}: a whole number from 0 to 2³² - 1 is needed.")
+
+
+def check_running(callback: Any, client: Any) -> None:
+    """Raise a TypeError for what cannot be called, and for what is no client."""
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback={callback!r}: a function of a trial's dictionary is needed.")
+    if client is not None and not callable(getattr(client, "submit", None)):
+        raise TypeError(
+            f"client={client!r}: a client is needed, distributed.Client(address) makes one."
+        )
 
 
 @contextlib.contextmanager

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hs_autoptycho._memory import Work
-from hs_autoptycho._running import check_count, check_seed, progressbar, threads, versions
+from hs_autoptycho._running import (
+    check_count,
+    check_running,
+    check_seed,
+    progressbar,
+    threads,
+    versions,
+)
 from hs_autoptycho._scan import VERSIONS, Scan, read_scan, wrap_reconstruction
 from hs_autoptycho.ptycho.geometry_estimate import GeometryEstimate, estimate
 from hs_autoptycho.ptycho.parameters import (
@@ -25,7 +32,7 @@ from hs_autoptycho.tuning.answers import answer
 from hs_autoptycho.tuning.beliefs import oriented, with_beliefs
 from hs_autoptycho.tuning.default_space import default_space
 from hs_autoptycho.tuning.engines import Engine, make_engine
-from hs_autoptycho.tuning.executor import Distributed, InProcess
+from hs_autoptycho.tuning.executor import Distributed, Executor, InProcess
 from hs_autoptycho.tuning.gain import as_counts
 from hs_autoptycho.tuning.objectives import check_objective, make_objective
 from hs_autoptycho.tuning.schedule import Strategy
@@ -51,6 +58,27 @@ _COPIES = 4.0
 # out saturated pixels; of scaled data also to find the gain, and twice to divide by it. Of a trial:
 # to sum up its part of the scan, to judge it twice on the way, and in the end.
 _PASSES, _PASSES_OF_SCALED, _PASSES_OF_TRIAL = 3, 4, 4
+
+
+class Wanted(NamedTuple):
+    """What a user said of the parameters.
+
+    Attributes
+    ----------
+    dimensions : list of Dimension
+        With the ranges that were given.
+    names : list of str
+        Of what is to be tuned in ranges from the data.
+    held : dict
+        What all trials share.
+    recording : dict
+        How the data were taken, by the names of `RECORDING`; None where nothing was said.
+    """
+
+    dimensions: list[Dimension]
+    names: list[str]
+    held: dict[str, Any]
+    recording: dict[str, Any]
 
 
 class Search(NamedTuple):
@@ -91,36 +119,18 @@ def tune_signal(
     check_strategy(strategy)
     engine = make_engine(engine)
     check_objective(objective)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback={callback!r}: a function of a trial's dictionary is needed.")
-    if client is not None and not callable(getattr(client, "submit", None)):
-        raise TypeError(f"client={client!r}: a `distributed.Client` is needed.")
+    check_running(callback, client)
     if study is not None:
         study = check_path(study)
-    if not isinstance(fixed, Mapping | None):
-        raise TypeError(
-            f"fixed={fixed!r}: a dictionary is needed, such as {{'scan_rotation': -12.5}}."
-        )
-    held = dict(fixed or {})
-    recording = {name: held.pop(name, None) for name in RECORDING}
-    check_names(held, "fixed parameter")
-    held = check_parameters(held)
-    dimensions, single, wanted = read_space(parameters if parameters is not None else {})
-    for name in [*single, *wanted, *(d.name for d in dimensions)]:
-        if name in held:
-            raise ParameterError(f"{name} is both in `parameters` and in `fixed`.")
-    held.update(single)
-
+    wanted = _read_wanted(parameters, fixed)
     with threads(num_workers):
         # the rotation is about to be found
-        stated = {"scan_rotation": 0.0, **held}
+        stated = {"scan_rotation": 0.0, **wanted.held}
         scan = read_scan(
-            signal, stated, show_progressbar, **recording,
+            signal, stated, show_progressbar, **wanted.recording,
             work=_work(signal, engine, n_trials, n_trial_iterations, n_iterations),
         )  # fmt: skip
-        search = _search_space(
-            scan, dimensions, wanted, held, engine, everything=not (dimensions or wanted)
-        )
+        search = _search_space(scan, wanted, engine)
         score = make_objective(objective, scan.experiment, random_state=random_state, engine=engine)
         scan.notes += getattr(score, "notes", [])
         if objective == "held_out":  # scaled counts are reconstructed as they were judged
@@ -131,7 +141,7 @@ def tune_signal(
             "engine": engine.name,
             "strategy": strategy,
             "space": {d.name: d.to_dict() for d in search.dimensions},
-            "held": {**search.held, **_in_words(recording)},
+            "held": {**search.held, **_in_words(wanted.recording)},
             "n_trials": n_trials,
             "n_trial_iterations": n_trial_iterations,
             "random_state": random_state,
@@ -141,29 +151,10 @@ def tune_signal(
             executor = InProcess(score, search.held)
         else:
             executor = Distributed(score, search.held, client)
-        with (
-            Study.open(study, header) as journal,
-            progressbar(n_trials, "Tune", show_progressbar) as bar,
-        ):
-            plan = make_strategy(
-                strategy,
-                search.dimensions,
-                full=Fidelity(n_trial_iterations),
-                n_positions=len(scan.experiment.counts),
-                n_trials=n_trials,
-                planned=journal.header["n_trials"],
-                start=search.start,
-                random_state=random_state,
-            )
-            bar.update(len(journal.trials))
-
-            def update(trial, best) -> bool | None:
-                if best is not None:
-                    bar.set_postfix(best=f"{best.objective:.6g}", trial=best.number)
-                bar.update()
-                return callback(trial.to_dict()) if callback is not None else None
-
-            tuning = tune(plan, executor, journal, callback=update)
+        n_positions = len(scan.experiment.counts)
+        plan, tuning = _search(
+            search, executor, study, header, n_positions, callback, show_progressbar
+        )
         values = scan.experiment.complete({**search.held, **tuning.best.parameters})
         if tuning.interrupted:
             reconstruction = _as_it_was(tuning, scan, values, engine)
@@ -184,6 +175,59 @@ def tune_signal(
     return wrap_reconstruction(scan, values, reconstruction, random_state, record)
 
 
+def _read_wanted(parameters: Any, fixed: Any) -> Wanted:
+    """What a user said of the parameters, checked."""
+    if not isinstance(fixed, Mapping | None):
+        raise TypeError(
+            f"fixed={fixed!r}: a dictionary is needed, such as {{'scan_rotation': -12.5}}."
+        )
+    held = dict(fixed or {})
+    recording = {name: held.pop(name, None) for name in RECORDING}
+    check_names(held, "fixed parameter")
+    held = check_parameters(held)
+    dimensions, single, names = read_space(parameters if parameters is not None else {})
+    for name in [*single, *names, *(d.name for d in dimensions)]:
+        if name in held:
+            raise ParameterError(f"{name} is both in `parameters` and in `fixed`.")
+    return Wanted(dimensions, names, {**held, **single}, recording)
+
+
+def _search(
+    search: Search,
+    executor: Executor,
+    study: Any,
+    header: Mapping[str, Any],
+    n_positions: int,
+    callback: Callable[[dict[str, Any]], bool | None] | None,
+    show_progressbar: bool | None,
+) -> tuple[Strategy, Tuning]:
+    """All trials that the study does not have yet, and the strategy that proposed them."""
+    n_trials = header["n_trials"]
+    with (
+        Study.open(study, header) as journal,
+        progressbar(n_trials, "Tune", show_progressbar) as bar,
+    ):
+        plan = make_strategy(
+            header["strategy"],
+            search.dimensions,
+            full=Fidelity(header["n_trial_iterations"]),
+            n_positions=n_positions,
+            n_trials=n_trials,
+            planned=journal.header["n_trials"],
+            start=search.start,
+            random_state=header["random_state"],
+        )
+        bar.update(len(journal.trials))
+
+        def update(trial, best) -> bool | None:
+            if best is not None:
+                bar.set_postfix(best=f"{best.objective:.6g}", trial=best.number)
+            bar.update()
+            return callback(trial.to_dict()) if callback is not None else None
+
+        return plan, tune(plan, executor, journal, callback=update)
+
+
 def _work(
     signal, engine: Engine, n_trials: int, n_trial_iterations: int, n_iterations: int
 ) -> Work | None:
@@ -195,35 +239,11 @@ def _work(
     return Work(passes, _COPIES, geometry=True)
 
 
-def _search_space(
-    scan: Scan,
-    dimensions: Sequence[Dimension],
-    wanted: Sequence[str],
-    held: Mapping[str, Any],
-    engine: Engine,
-    *,
-    everything: bool,
-) -> Search:
-    """What varies, in ranges that are measured where nobody gave any.
-
-    Parameters
-    ----------
-    scan
-        The data; notes are added.
-    dimensions
-        With ranges that a user gave.
-    wanted
-        Names of parameters that a user wants to have tuned, in ranges from the data.
-    held
-        Parameters that all trials share.
-    engine
-        Asked whether it can do with them.
-    everything
-        Whether nobody said what to tune.
-    """
-    experiment, held = scan.experiment, dict(held)
+def _search_space(scan: Scan, wanted: Wanted, engine: Engine) -> Search:
+    """What varies, in ranges that are measured where nobody gave any; the scan gets the notes."""
+    experiment, dimensions, held = scan.experiment, wanted.dimensions, dict(wanted.held)
     given = {d.name for d in dimensions}
-    known = given | set(held) | set(wanted)
+    known = given | set(held) | set(wanted.names)
     notes = []
     found = estimate(experiment, held=held)
     found = oriented(found, dimensions)
@@ -235,8 +255,8 @@ def _search_space(
                 "The handedness of the detector could not be told and was assumed; to have it "
                 'found, add "detector_flip": ["none", "transpose"] to `parameters`.'
             )
-    if everything or wanted:
-        more, said = default_space(experiment, held, found, wanted)
+    if wanted.names or not dimensions:
+        more, said = default_space(experiment, held, found, wanted.names)
         dimensions = [*dimensions, *(d for d in more if d.name not in given)]
         notes += said
     for name in ("scan_rotation", "defocus"):

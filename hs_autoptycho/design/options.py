@@ -126,16 +126,6 @@ def read_reference(reference: Any) -> dict[str, float] | None:
     return {name: float(checked[name]) for name in SETTINGS}
 
 
-def check_running(callback: Any, client: Any) -> None:
-    """Raise a TypeError for what cannot be called, and for what is no client."""
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback={callback!r} cannot be called: a function is needed.")
-    if client is not None and not hasattr(client, "scatter"):
-        raise TypeError(
-            f"client={client!r}: a client is needed, distributed.Client(address) makes one."
-        )
-
-
 def read_instrument(**values: Any) -> dict[str, Any]:
     """What the instrument is made of, in plain Python types; field and pixel come later."""
     out = dict(values)
