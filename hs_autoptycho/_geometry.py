@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from hs_autoptycho._memory import Work
-from hs_autoptycho._running import threads
+from hs_autoptycho._running import progressbar, threads
 from hs_autoptycho._scan import read_scan
-from hs_autoptycho.ptycho.geometry_estimate import GeometryEstimate, estimate
+from hs_autoptycho.ptycho.geometry_estimate import STEPS, GeometryEstimate, estimate
 from hs_autoptycho.ptycho.parameters import check_parameters
 
 
@@ -26,7 +26,7 @@ def estimate_geometry(
     show_progressbar: bool | None = None,
     num_workers: int | None = None,
 ) -> GeometryEstimate:
-    """Detector flip, scan rotation, defocus and astigmatism, in seconds, without a reconstruction.
+    """Detector flip, scan rotation, defocus and astigmatism, without a reconstruction.
 
     Every pixel of the bright-field disk gives an image of the specimen, and defocus and astigmatism
     displace these images against each other [1]_, [2]_. The geometry with which interference of the
@@ -64,7 +64,7 @@ def estimate_geometry(
         One of the eight orientations of ``reconstruct_ptycho``, where it is known. Default:
         ``"none"`` or ``"transpose"``, as is found.
     show_progressbar
-        While a lazy signal is read. Default: ``hs.preferences.General.show_progressbar``.
+        Default: ``hs.preferences.General.show_progressbar``.
     num_workers
         Number of threads. Default: all cores.
 
@@ -104,7 +104,7 @@ def estimate_geometry(
     with threads(num_workers):
         scan = read_scan(
             signal,
-            parameters,
+            {"scan_rotation": 0.0, **parameters},  # it is about to be found
             show_progressbar,
             disk_center=disk_center,
             disk_radius=disk_radius,
@@ -112,4 +112,5 @@ def estimate_geometry(
             background=background,
             work=Work(copies=1.0, geometry=True, reconstruction=False),
         )
-        return estimate(scan.experiment, held=parameters)
+        with progressbar(STEPS, "Geometry", show_progressbar) as bar:
+            return estimate(scan.experiment, held=parameters, progress=bar.update)

@@ -7,12 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hs_autoptycho._quantities import QUANTITIES
 from hs_autoptycho.calibration import scan_step_and_object_pixel
 from hs_autoptycho.ptycho import memory as limits
 from hs_autoptycho.ptycho.batches import default_batch_size
 from hs_autoptycho.ptycho.geometry_estimate import GEOMETRY_PASSES, images_memory, looked_at
 from hs_autoptycho.ptycho.memory import MemoryPlan, NotEnoughMemoryError, ReadingPlan, plan_for
-from hs_autoptycho.ptycho.parameters import PARAMETERS, RECORDING, check_names, check_parameters
+from hs_autoptycho.ptycho.parameters import (
+    CALL,
+    PARAMETERS,
+    RECORDING,
+    check_names,
+    check_parameters,
+)
+from hs_autoptycho.ptycho.patterns import DETECTOR_FLIPS
 from hs_autoptycho.ptycho.stored import (
     Cache,
     cache_for,
@@ -85,7 +93,7 @@ def estimate_memory(signal: Any, **parameters: Any) -> MemoryPlan:
     >>> print(plan)  # doctest: +ELLIPSIS
     0.3... GB (patterns 0.01, object 0.00, groups 0.00, probes 0.0..., threads 0.0..., program 0.35)
     """
-    for name in (*RECORDING, "n_iterations", "random_state", "show_progressbar", "num_workers"):
+    for name in (*RECORDING, *CALL):
         parameters.pop(name, None)
     check_names(parameters)
     return _plan(signal, parameters, stored=stays_on_disk(signal, Work().copies))
@@ -98,12 +106,16 @@ def _plan(signal: Any, parameters: Mapping[str, Any], *, stored: bool) -> Memory
     stated = {name: checked[name] for name in names if name in checked}
     step, pixel = scan_step_and_object_pixel(signal, **stated)
     values = {name: p.default for name, p in PARAMETERS.items()}
-    values["scan_rotation"] = 0.0
+    stated = signal.metadata.get_item(QUANTITIES["scan_rotation"].item)
+    known = stated is not None and not QUANTITIES["scan_rotation"].complaint(stated)
+    values["scan_rotation"] = float(stated) if known else 0.0
     values["algorithm"] = checked.get("algorithm", values["algorithm"])
     scan_shape, window = signal.data.shape[:2], signal.data.shape[2:]
     values["batch_size"] = default_batch_size(values["algorithm"], scan_shape[0] * scan_shape[1])
     values["scan_step"] = step
     values.update(checked)
+    if DETECTOR_FLIPS[values["detector_flip"]][0]:
+        window, pixel = window[::-1], pixel[::-1]
     needed = stored_memory(signal.data) if stored else None
     return plan_for(values, scan_shape, window, pixel, signal.data.dtype, stored=needed)
 

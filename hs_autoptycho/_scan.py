@@ -14,6 +14,7 @@ from hs_autoptycho._memory import Work, make_cache, plan_reading
 from hs_autoptycho._quantities import QUANTITIES
 from hs_autoptycho._running import progressbar, versions
 from hs_autoptycho.calibration import (
+    CalibrationError,
     check_disk,
     check_signal,
     geometry_from_signal,
@@ -40,6 +41,7 @@ class Scan:
     experiment: Experiment
     fingerprint: str
     general: dict[str, Any]
+    recording: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -87,12 +89,25 @@ def read_scan(
     disk_center, disk_radius = check_disk(disk_center, disk_radius, signal.data.shape[-2:])
     mask = _detector_image("detector_mask", detector_mask, signal, bool)
     background = _detector_image("background", background, signal, float)
+    recording = {
+        "disk_center": disk_center,
+        "disk_radius": disk_radius,
+        "detector_mask": mask,
+        "background": background,
+    }
     data = signal.data
-    plan = plan_reading(signal, parameters, work)
-    _logger.info("Plan: %s.", plan)
+    stored = False
+    try:
+        plan = plan_reading(signal, parameters, work)
+        stored = plan.stored
+        _logger.info("Plan: %s.", plan)
+    except CalibrationError:
+        if signal._lazy:
+            raise
+        # in memory: said below, with what the measured disk implies
     notes = []
     show = show_progressbar if signal._lazy else False
-    if plan.stored:
+    if stored:
         with progressbar(math.prod(data.shape[:2]), "Look", show) as bar:
             cache = make_cache()
             counts, digest = leave_counts(data, cache, mask=mask, progress=bar.update)
@@ -118,6 +133,7 @@ def read_scan(
         Experiment(counts, geometry, mask, 0.0 if background is None else background),
         digest,
         general,
+        {name: value for name, value in recording.items() if value is not None},
         [*geometry.notes, *notes, *left_out],
     )
 
@@ -170,7 +186,12 @@ def wrap_reconstruction(
         As for `PtychographicObject.from_reconstruction`.
     """
     parameters, corrections = scan.experiment.corrected(parameters, reconstruction)
+    n_iterations = len(reconstruction.errors)
     remarks = scan.experiment.remarks(parameters)
+    starts = {name: start for name, start in parameters.items() if name.endswith("_start")}
+    late = [name for name, start in starts.items() if start is not None and start >= n_iterations]
+    if late and reconstruction.status == "completed":
+        remarks.append(f"Not begun within {n_iterations} iterations: {', '.join(late)}.")
     for remark in remarks:
         _logger.warning(remark)
     for correction in corrections:
@@ -180,6 +201,10 @@ def wrap_reconstruction(
     pixel = np.array(geometry.object_pixel)
     placement = reconstruction.placement
     shape = np.array(geometry.detector_shape)
+    to_middle = np.array(geometry.disk_center) - shape // 2
+    found = {"coefficients": reconstruction.coefficients, "brightness": reconstruction.brightness}
+    if reconstruction.variable_modes is not None:
+        found["variable_modes"] = center_beam(reconstruction.variable_modes, to_middle)
     positions = placement.corners + shape // 2 + placement.fractions[placement.classes]
     several = parameters["n_slices"] > 1
     spacing = parameters["thickness"] / parameters["n_slices"] if several else None
@@ -190,13 +215,15 @@ def wrap_reconstruction(
     return PtychographicObject.from_reconstruction(
         reconstruction.object,
         axes=object_axes(geometry, reconstruction.object.shape, -placement.origin * pixel, spacing),
-        probe=center_beam(reconstruction.probe, np.array(geometry.disk_center) - shape // 2),
+        probe=center_beam(reconstruction.probe, to_middle),
         probe_axes=probe_axes,
         positions=(positions - placement.origin) * pixel,
         scan_shape=geometry.scan_shape,
+        found={name: values for name, values in found.items() if values is not None},
         history={"error": reconstruction.errors, **reconstruction.history},
-        parameters={**parameters, "n_iterations": len(reconstruction.errors)},
+        parameters={**parameters, "n_iterations": n_iterations},
         geometry=geometry.to_dict(),
+        recording=scan.recording,
         status=reconstruction.status,
         seed=seed,
         versions=versions(VERSIONS),

@@ -154,13 +154,13 @@ class SignalReader:
 
     def zero(self) -> tuple[float, float] | None:
         """(row, column) in pixels where the signal axes are zero, None where they do not say."""
-        zero = []
-        for axis in self._detector:
-            # An offset of 0 is HyperSpy's default, and says nothing.
-            if not axis.is_uniform or not axis.offset or not axis.scale:
-                return None
-            zero.append(-axis.offset / axis.scale)
-        return tuple(zero) if all(math.isfinite(z) for z in zero) else None
+        axes = self._detector
+        # Offsets of 0 are HyperSpy's default, and say nothing.
+        unset = not any(axis.is_uniform and axis.offset for axis in axes)
+        if unset or not all(axis.is_uniform and axis.scale for axis in axes):
+            return None
+        zero = tuple(-axis.offset / axis.scale for axis in axes)
+        return zero if all(math.isfinite(z) for z in zero) else None
 
     def compare_center(self, center: tuple[float, float]) -> None:
         """Note where the measured centre is not where the signal axes have their zero."""
@@ -195,9 +195,14 @@ class SignalReader:
                 for a, v in zip(axes, sides, strict=True)
             )
             calls = " or ".join(f"`{self._call(a)}.scale = ...`" for a in axes)
+            remedy = f"or give `{quantity.name}=...` ({quantity.unit})"
+            if quantity.name == "scan_step":
+                step = math.sqrt(slow * fast)
+                both = f"scan_step={step:.6g}, scan_aspect={slow / fast:.6g}"
+                remedy = f"or, if they are right, give `{both}`"
             self.problems.append(
                 f"The pixels are not square: {values} ({100 * difference:.1f} % apart; 1 % is "
-                f"allowed). Set {calls}, or give `{quantity.name}=...` ({quantity.unit})."
+                f"allowed). Set {calls}, {remedy}."
             )
             return None
         if difference > 1e-3:

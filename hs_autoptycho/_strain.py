@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import numbers
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from hs_autoptycho._running import check_count, progressbar
 from hs_autoptycho._units import UnitError, read_unit
 from hs_autoptycho.clustering.boundaries import boundary_lengths
-from hs_autoptycho.clustering.deformation import rotation_between
+from hs_autoptycho.clustering.deformation import rotation_between, stretch_and_turn
 from hs_autoptycho.clustering.lattice import NoLattice
 from hs_autoptycho.clustering.strain import (
     REASONS,
@@ -20,6 +21,11 @@ from hs_autoptycho.clustering.strain import (
     fit_strain,
 )
 from hs_autoptycho.signals import StrainMap
+
+_logger = logging.getLogger(__name__)
+
+# degrees from the reference beyond which a cluster is another grain rather than a bent one
+_LARGEST_TURN = 5.0
 
 _OPTIONS = (
     "reference", "spatial_smoothing", "max_strain", "max_shift", "disk_radius",
@@ -75,13 +81,18 @@ def map_strain(
             progress=bar.update,
             num_workers=num_workers,
         )
+    notes = []
+    if not isinstance(reference, str):  # with "own" no cluster is far from its reference
+        notes = _far_from_reference(result, labels, scales, float(max_strain))
+    for note in notes:
+        _logger.warning(note)
     settings = {
         "spatial_smoothing": float(spatial_smoothing),
         "max_strain": float(max_strain),
         "max_shift": max_shift,
         "disk_radius": disk_radius,
     }
-    return _wrap(result, clusters, labels, scales, units, settings)
+    return _wrap(result, clusters, labels, scales, units, settings, notes)
 
 
 def _check_signal(signal, scan: tuple[int, ...], detector: tuple[int, ...]) -> None:
@@ -169,8 +180,44 @@ def _reference(reference: Any, scan: tuple[int, ...], n_leaves: int) -> Any:
     )
 
 
+def _far_from_reference(
+    result: StrainResult, labels: np.ndarray, scales: tuple[float, float], max_strain: float
+) -> list[str]:
+    """A sentence on the clusters whose lattice is so far from the reference's that it is no strain.
+
+    `max_strain` dismisses positions by the lattice of their own cluster alone: without this, the
+    difference between two phases would be shown as a strain.
+    """
+    shown = np.unique(labels[(result.reasons == 0) & (labels >= 0)])
+    far = {}
+    for leaf in shown.tolist():
+        strain, turn = stretch_and_turn(result.lattices[leaf].basis, result.reference, scales)
+        if strain > max_strain or abs(turn) > _LARGEST_TURN:
+            far[leaf] = strain, abs(turn)
+    if not far:
+        return []
+    *others, last = map(str, far)
+    which = f"Cluster {last} differs"
+    if others:
+        which = f"Clusters {', '.join(others)} and {last} differ"
+    strain, turn = np.max(list(far.values()), axis=0)
+    amounts = [f"{100 * strain:.3g} %"] if strain > max_strain else []
+    amounts += [f"{turn:.3g}°"] if turn > _LARGEST_TURN else []
+    return [
+        f"{which} from the reference ({result.reference_text}) by up to {' and '.join(amounts)}: "
+        "another phase or orientation rather than strain; reference='own' compares each cluster "
+        "with itself."
+    ]
+
+
 def _wrap(
-    result: StrainResult, clusters, labels, scales, units: str, settings: dict[str, Any]
+    result: StrainResult,
+    clusters,
+    labels,
+    scales,
+    units: str,
+    settings: dict[str, Any],
+    notes: list[str],
 ) -> StrainMap:
     """The lattices found, as a HyperSpy signal."""
     axes = [axis.get_axis_dictionary() for axis in clusters.axes_manager.signal_axes[::-1]]
@@ -227,6 +274,7 @@ def _wrap(
         },
         units=units,
         settings=settings,
+        notes=notes,
         original_metadata_general={
             "title": f"Strain ({clusters.metadata.General.title})",
         },

@@ -19,8 +19,9 @@ from hs_autoptycho._running import (
     versions,
 )
 from hs_autoptycho._scan import VERSIONS, Scan, read_scan, wrap_reconstruction
-from hs_autoptycho.ptycho.geometry_estimate import GeometryEstimate, estimate
+from hs_autoptycho.ptycho.geometry_estimate import STEPS, GeometryEstimate, estimate
 from hs_autoptycho.ptycho.parameters import (
+    OPTIONS,
     PARAMETERS,
     RECORDING,
     ParameterError,
@@ -42,6 +43,7 @@ from hs_autoptycho.tuning.space import (
     degenerate_notes,
     read_space,
     settle,
+    two_values_notes,
 )
 from hs_autoptycho.tuning.strategies import check_strategy, make_strategy
 from hs_autoptycho.tuning.study import Study
@@ -130,7 +132,7 @@ def tune_signal(
             signal, stated, show_progressbar, **wanted.recording,
             work=_work(signal, engine, n_trials, n_trial_iterations, n_iterations),
         )  # fmt: skip
-        search = _search_space(scan, wanted, engine)
+        search = _search_space(scan, wanted, engine, show_progressbar)
         score = make_objective(objective, scan.experiment, random_state=random_state, engine=engine)
         scan.notes += getattr(score, "notes", [])
         if objective == "held_out":  # scaled counts are reconstructed as they were judged
@@ -183,7 +185,7 @@ def _read_wanted(parameters: Any, fixed: Any) -> Wanted:
         )
     held = dict(fixed or {})
     recording = {name: held.pop(name, None) for name in RECORDING}
-    check_names(held, "fixed parameter")
+    check_names(held, "fixed parameter", OPTIONS)
     held = check_parameters(held)
     dimensions, single, names = read_space(parameters if parameters is not None else {})
     for name in [*single, *names, *(d.name for d in dimensions)]:
@@ -239,13 +241,16 @@ def _work(
     return Work(passes, _COPIES, geometry=True)
 
 
-def _search_space(scan: Scan, wanted: Wanted, engine: Engine) -> Search:
+def _search_space(
+    scan: Scan, wanted: Wanted, engine: Engine, show_progressbar: bool | None
+) -> Search:
     """What varies, in ranges that are measured where nobody gave any; the scan gets the notes."""
     experiment, dimensions, held = scan.experiment, wanted.dimensions, dict(wanted.held)
     given = {d.name for d in dimensions}
     known = given | set(held) | set(wanted.names)
     notes = []
-    found = estimate(experiment, held=held)
+    with progressbar(STEPS, "Geometry", show_progressbar) as bar:
+        found = estimate(experiment, held=held, progress=bar.update)
     found = oriented(found, dimensions)
     notes += found.notes
     if "detector_flip" not in known:
@@ -277,7 +282,8 @@ def _search_space(scan: Scan, wanted: Wanted, engine: Engine) -> Search:
             "There is nothing to tune: everything is held. Give ranges in `parameters`, or call "
             "reconstruct_ptycho."
         )
-    notes = list(dict.fromkeys([*notes, *degenerate_notes(dimensions)]))
+    said = [*two_values_notes(wanted.dimensions), *degenerate_notes(dimensions)]
+    notes = list(dict.fromkeys([*notes, *said]))
     dimensions, start, said = with_beliefs(dimensions, found)
     notes += said
     scan.notes += notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import numbers
 from collections.abc import Mapping, Sequence
@@ -260,6 +261,7 @@ def geometry_from_signal(
     energy = reader.number("beam_energy", beam_energy, needed=True)
     angle = reader.number("convergence_angle", convergence_angle)
     rotation = reader.number("scan_rotation", scan_rotation)
+    stated_defocus = defocus is not None
     defocus = reader.number("defocus", defocus)
     step = reader.scan_step(scan_step)
     pixel = reader.reciprocal_pixel(reciprocal_pixel, energy)
@@ -285,13 +287,19 @@ def geometry_from_signal(
         reader.compare_center(center)
     if rotation is None:
         rotation = 0.0
-        reader.note("The scan rotation is not known, it is taken as 0 degrees.")
+        reader.note(
+            "The scan rotation is not known, it is taken as 0 degrees. "
+            "`hs_autoptycho.estimate_geometry(s)` measures it; give `scan_rotation=...` (degrees).",
+            logging.WARNING,
+        )
     elif scan_rotation is None:
         reader.note(
             f"The scan rotation of {rotation:g} degrees is the metadata's, whose zero and sense "
             "need not be those of the detector."
         )
-    if defocus is None and signal.metadata.get_item(f"{TEM}.defocus"):
+    if defocus is not None and not stated_defocus:
+        reader.note(f"The defocus of {defocus:g} Å is the metadata's.")
+    elif defocus is None and signal.metadata.get_item(f"{TEM}.defocus"):
         reader.note(
             f"{TEM}.defocus is in the metadata but not read, its unit is not known; "
             f"{QUANTITIES['defocus'].remedy()}"

@@ -126,7 +126,8 @@ def reconstruct_ptycho(
         ones. Default: 0; further modes start weak.
     n_variable_modes
         Modes by which the probe may differ from position to position (orthogonal probe relaxation
-        [3]_). Default: 0.
+        [3]_). Default: 0. They are in the result's ``metadata.Ptychography.variable_modes``, and
+        how much of each a position has in ``coefficients``.
     object_type
         ``"complex"`` (default), or ``"phase"``, an object that does not absorb.
     algorithm
@@ -155,7 +156,8 @@ thickness_correction_start, tilt_correction_start, intensity_correction_start
         (while the probe is held); the thickness and tilt of several slices; the beam's intensity at
         each position. Grid and thickness are searched for with new objects of six iterations each,
         up to eight of them, and other corrections wait for the grid: leave 30 iterations after
-        them. The corrected values are in the result's ``parameters``.
+        them. The corrected values are in the result's ``parameters``, its ``positions``, and for
+        the intensity in ``metadata.Ptychography.brightness``.
     regularization_depth
         β of the filter on what neighbouring slices differ in and no measurement can tell [4]_.
     regularization_positivity
@@ -377,12 +379,17 @@ def autotune_ptycho(
     >>> obj.best_parameters  # doctest: +SKIP
     {'scan_rotation': -121.3, 'defocus': 312.0}
     """
+    from hs_autoptycho.ptycho.parameters import OPTIONS, PARAMETERS, RECORDING, closest
+
     if unknown:
         name = next(iter(unknown))
-        raise TypeError(
-            f"autotune_ptycho() has no argument {name!r}. What to tune goes into `parameters`, "
-            f"what to hold into `fixed`: fixed={{{name!r}: {unknown[name]!r}}}."
-        )
+        hint = closest(name, [*OPTIONS, "fixed"])
+        if name in (*PARAMETERS, *RECORDING) or not hint:
+            hint = (
+                " What to tune goes into `parameters`, what to hold into `fixed`: "
+                f"fixed={{{name!r}: {unknown[name]!r}}}."
+            )
+        raise TypeError(f"autotune_ptycho() has no argument {name!r}.{hint}")
     from hs_autoptycho._tuning import tune_signal
 
     return tune_signal(
@@ -488,7 +495,7 @@ def cluster_hierarchical(
     >>> s = snse_domains(scan_shape=(30, 36), detector_shape=(64, 72))
     >>> clusters = s.cluster_hierarchical()
     >>> clusters
-    <HierarchicalClusters, title: SnSe domains (simulated), dimensions: (2|36, 30)>
+    <HierarchicalClusters, title: SnSe domains (simulated), dimensions: (2|36, 30), 4 clusters>
     >>> clusters.n_clusters
     4
     """

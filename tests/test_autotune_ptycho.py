@@ -476,3 +476,21 @@ def test_silent_unless_asked(scan, capfd):
     assert "Tune" in captured.out + captured.err
     assert "best=" in captured.out + captured.err
     assert "Refine" in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"n_trial": 3}, "Did you mean 'n_trials'"),
+        ({"n_iter": 3}, "Did you mean 'n_iterations'"),
+        ({"seed": 3}, "Did you mean 'random_state'"),
+        ({"defocus": 300}, r"fixed=\{'defocus': 300\}"),
+        ({"something": 1}, r"fixed=\{'something': 1\}"),
+        ({"fixed": {"n_iterations": 3}}, "'n_iterations' is no fixed parameter but an argument"),
+        ({"fixed": {"seed": 3}}, "Unknown fixed parameter 'seed'. Did you mean 'random_state'"),
+        ({"parameters": {"n_iterations": (3, 5)}}, "an argument of the call itself"),
+    ],
+)
+def test_an_option_in_the_wrong_place_or_misspelt(scan, options, advice):
+    with pytest.raises(TypeError, match=advice):
+        scan.autotune_ptycho(**options)

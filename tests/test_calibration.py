@@ -181,7 +181,8 @@ def test_defocus_in_an_unknown_unit_is_not_read():
 def test_scan_rotation_is_zero_with_a_note():
     geometry = read(make(scan_rotation=None))
     assert geometry.scan_rotation == 0
-    assert geometry.notes == ("The scan rotation is not known, it is taken as 0 degrees.",)
+    (note,) = geometry.notes
+    assert note.startswith("The scan rotation is not known, it is taken as 0 degrees. ")
 
 
 def test_convergence_angle_from_the_measured_disk():
@@ -313,6 +314,16 @@ def test_center_beside_the_zero_of_the_axes(caplog):
     signal.axes_manager["ky"].offset = -36 * PIXEL
     read(signal)
     assert [r.levelname for r in caplog.records if "centre" in r.message][-1] == "WARNING"
+
+
+def test_an_axis_may_begin_at_its_zero():
+    """Of a crop; only where neither has an offset nothing was said."""
+    signal = make()
+    signal.axes_manager["kx"].offset, signal.axes_manager["ky"].offset = 0.0, -30 * PIXEL
+    assert any(
+        "zero at row 30.00, column 0.00" in note.replace("-0.00", "0.00")
+        for note in read(signal).notes
+    )
 
 
 def test_center_at_the_zero_of_the_axes_is_not_noted():
@@ -447,7 +458,9 @@ def test_pixels_not_square():
     signal.axes_manager["y"].scale = 0.6
     message = refusal(signal)
     assert_says(message, '"y" (index 1) has 0.6 Å', '"x" (index 0) has 0.5 Å', "18.2 %")
-    assert_says(message, '`s.axes_manager["y"].scale = ...`', "`scan_step=...` (Å)")
+    assert_says(
+        message, '`s.axes_manager["y"].scale = ...`', "scan_step=0.547723, scan_aspect=1.2`"
+    )
     assert read(signal, scan_step=0.5).scan_step == 0.5
     signal = make()
     signal.axes_manager["kx"].scale = 0.0203

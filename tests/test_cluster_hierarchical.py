@@ -459,6 +459,7 @@ def test_scaled_counts_still_show_the_domains(junction, factor):
     assert found.settings["measured"]["splitting"] == "checkerboard"
     assert 4 <= found.n_clusters <= 7 and agreement(found, truth(junction)) > 0.6
     assert any("not electrons" in note for note in found.notes) == (factor == 3)
+    assert any("no counts of electrons" in note for note in found.notes) == (factor != 3)
 
 
 def test_domains_are_found_beside_descan_ramps_and_hot_pixels():

@@ -44,6 +44,7 @@ OPTIONS = [
     {},
     {"n_slices": 5, "thickness": 50, "n_probe_modes": 3},
     {"algorithm": "gradient"},
+    {"detector_flip": "transpose-rows"},
     {"algorithm": "epie", "n_slices": 2, "thickness": 10.0},
     {"momentum": 0.5, "coarse_iterations": 3, "early_stopping": 2, "n_variable_modes": 2},
     {"scan_step": 3.0, "grid_correction_start": 2, "batch_size": 7, "regularization_tv": 0.1},
@@ -127,3 +128,13 @@ def test_the_plan_is_logged(scan, caplog):
     with caplog.at_level("INFO", logger="hs_autoptycho"):
         scan.reconstruct_ptycho(**TRUE, n_iterations=1)
     assert str(hs_autoptycho.estimate_memory(scan, **TRUE)) in caplog.text
+
+
+def test_rotation_of_the_metadata_and_flips_count(scan):
+    long = unreadable(scan, (6, 80, 48, 64))
+    for turned in ({}, {"detector_flip": "transpose-rows"}):
+        expected = hs_autoptycho.estimate_memory(long, defocus=120, scan_rotation=45, **turned)
+        assert expected != hs_autoptycho.estimate_memory(long, defocus=120, **turned)
+        long.metadata.set_item("Acquisition_instrument.TEM.scan_rotation", 45.0)
+        assert hs_autoptycho.estimate_memory(long, defocus=120, **turned) == expected
+        long.metadata.Acquisition_instrument.TEM.scan_rotation = 0.0

@@ -509,3 +509,74 @@ def test_wrong_parameters_and_data_types_are_told_before_the_data_are_read(scan)
     with pytest.raises(DataError):
         signal.reconstruct_ptycho(**RUN)
     assert untouchable.read == 0
+
+
+# ------------------------------------------------------------------------ what a result holds
+
+
+def test_what_was_found_by_position_is_in_the_result(scan):
+    obj = scan.reconstruct_ptycho(**RUN, n_variable_modes=2, intensity_correction_start=1)
+    found = obj.metadata.Ptychography
+    assert found.variable_modes.shape == (2, 48, 64)
+    assert found.variable_modes.dtype == np.complex64
+    assert found.coefficients.shape == (99, 2)
+    assert found.brightness.shape == (99,)
+    assert np.mean(found.brightness) == pytest.approx(1, abs=0.05)
+    assert np.ptp(found.brightness) > 1e-4
+    # in the frame of the probe: what they have in common with it is not in another corner
+    probe = np.abs(obj.probe.data[0])
+    size = np.abs(found.variable_modes[0])
+    assert np.corrcoef(probe.ravel(), size.ravel())[0, 1] > 0.3
+
+
+def test_what_has_no_effect_is_said(scan):
+    obj = scan.reconstruct_ptycho(**TRUE, n_iterations=1, thickness=200, tilt_x=20)
+    assert any(note.startswith("Without effect: thickness, tilt_x.") for note in obj.notes)
+    obj = scan.reconstruct_ptycho(**TRUE, n_iterations=1, thickness=20, n_slices=2, tilt_x=2)
+    assert not any("Without effect" in note for note in obj.notes)
+    starts = {"position_correction_start": 2, "intensity_correction_start": 1, "probe_start": 5}
+    obj = scan.reconstruct_ptycho(**TRUE, n_iterations=2, **starts)
+    late = "Not begun within 2 iterations: probe_start, position_correction_start."
+    assert late in obj.notes
+
+
+def test_a_scan_of_two_steps_as_its_error_advises(scan):
+    thinned = scan.inav[::2]
+    with pytest.raises(CalibrationError, match="not square") as caught:
+        thinned.reconstruct_ptycho(**RUN)
+    advice = str(caught.value).rsplit("give `", 1)[1].rstrip("`.")
+    step, aspect = (float(part.split("=")[1]) for part in advice.split(", "))
+    obj = thinned.reconstruct_ptycho(**TRUE, n_iterations=1, scan_step=step, scan_aspect=aspect)
+    grid = obj.positions.reshape(*obj.scan_shape, 2)
+    length = scan.axes_manager["x"].scale * {"nm": 10, "Å": 1}[scan.axes_manager["x"].units]
+    assert np.linalg.norm(grid[1, 0] - grid[0, 0]) == pytest.approx(length, rel=0.02)
+    assert np.linalg.norm(grid[0, 1] - grid[0, 0]) == pytest.approx(2 * length, rel=0.02)
+
+
+def test_a_detector_without_units_is_told_what_the_disk_implies(scan):
+    for axis in scan.axes_manager.signal_axes:
+        axis.units, axis.scale, axis.offset = "", 1.0, 0.0
+    with pytest.raises(CalibrationError, match="reciprocal_pixel is missing.*would imply"):
+        scan.reconstruct_ptycho(**RUN)
+
+
+def test_a_scan_without_overlap_is_doubted(scan, reference):
+    assert not any("have next to nothing in common" in note for note in reference.notes)
+    for axis in scan.axes_manager.navigation_axes:
+        axis.scale *= 10  # nm for Å
+    obj = scan.reconstruct_ptycho(**TRUE, n_iterations=1)
+    (note,) = (note for note in obj.notes if "have next to nothing in common" in note)
+    width = float(note.split("about ")[1].split(" Å wide")[0])
+    # the outermost rays of the measured disk, and Airy's disk
+    angle = 1e-3 * reference.geometry.measured_convergence_angle
+    airy = 1.22 * reference.geometry.wavelength / angle
+    assert "Steps of 9 Å" in note
+    assert width == pytest.approx(np.hypot(2 * 120 * angle, airy), rel=2e-3)
+
+
+def test_a_rotation_that_is_not_known_is_a_warning(scan, caplog):
+    scan.reconstruct_ptycho(defocus=120, n_iterations=1)
+    assert any("estimate_geometry" in r.message for r in caplog.records if r.levelname == "WARNING")
+    caplog.clear()
+    scan.reconstruct_ptycho(**TRUE, n_iterations=1)
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]

@@ -91,6 +91,12 @@ def make_projection(
         )  # fmt: skip
 
     notes = []
+    if not survey.counts:
+        notes.append(
+            "The patterns do not hold whole numbers, so that they are no counts of electrons; they "
+            "were split by position, as on a checkerboard, which sees less. If there are counts, "
+            "not scaled and without a background taken off, cluster these."
+        )
     half, thinned = nodes_of(survey.counts), survey.counts
     if thinned and inside.any():
         whole = nodes_of(False)

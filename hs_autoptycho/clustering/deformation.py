@@ -78,6 +78,31 @@ def _components(F: np.ndarray, offset: float = 1.0) -> np.ndarray:
     )
 
 
+def stretch_and_turn(
+    basis: np.ndarray, reference: np.ndarray, scale: Sequence[float]
+) -> tuple[float, float]:
+    """Largest strain, of any sign, and the rotation in degrees between two bases as they are given.
+
+    The polar decomposition keeps them apart: what was only turned has no strain.
+
+    Parameters
+    ----------
+    basis
+        (2, 2): rows g1 and g2, each (k_y, k_x), in detector pixels.
+    reference
+        (2, 2): likewise, in the units of `scale`.
+    scale
+        Size of a pixel (k_y, k_x).
+    """
+    F = deformation(basis * np.asarray(scale, dtype=float), reference)
+    strain = np.abs(np.linalg.svd(F, compute_uv=False) - 1).max()
+    return float(strain), _polar_angle(F)
+
+
+def _polar_angle(F: np.ndarray) -> float:
+    return float(np.degrees(np.arctan2(F[1, 0] - F[0, 1], F[0, 0] + F[1, 1])))
+
+
 def rotation_between(first: Lattice, second: Lattice, scale: Sequence[float]) -> tuple:
     """Smallest rotation in degrees that turns one lattice into another, and its standard error.
 
@@ -96,8 +121,7 @@ def rotation_between(first: Lattice, second: Lattice, scale: Sequence[float]) ->
     second = second.transformed(change)
 
     def angle(a, b):
-        F = deformation(b * scale, a * scale)
-        return np.degrees(np.arctan2(F[1, 0] - F[0, 1], F[0, 0] + F[1, 1]))
+        return _polar_angle(deformation(b * scale, a * scale))
 
     variance = 0.0
     for own, covariance in ((0, first.covariance), (1, second.covariance)):

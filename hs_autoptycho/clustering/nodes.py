@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -106,6 +107,21 @@ def leaf_ranges(nodes: Nodes) -> np.ndarray:
     return ranges
 
 
+def check_whole(name: str, value: Any, last: int, why: str) -> None:
+    """Refuse what is not a whole number from 1 to `last`.
+
+    Raises
+    ------
+    ValueError
+        That says so, and why there are no more.
+    """
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not float(value).is_integer() or not 1 <= value <= last:
+        raise ValueError(
+            f"{name} is {value!r}, but {why}: a whole number from 1 to {last} is needed"
+        )
+
+
 def cut(nodes: Nodes, n_clusters: int) -> list[int]:
     """Nodes that the tree shows when it is cut into so many clusters, in tree order.
 
@@ -119,11 +135,7 @@ def cut(nodes: Nodes, n_clusters: int) -> list[int]:
         If the tree has fewer leaves, or `n_clusters` is less than 1.
     """
     n_leaves = len(leaf_indices(nodes))
-    if n_clusters != int(n_clusters) or not 1 <= n_clusters <= n_leaves:
-        raise ValueError(
-            f"n_clusters is {n_clusters}, but the tree has {n_leaves} leaves: "
-            f"a whole number from 1 to {n_leaves} is needed"
-        )
+    check_whole("n_clusters", n_clusters, n_leaves, f"the tree has {n_leaves} leaves")
     shown = {0}
     waiting = [(_loss(nodes[0]), 0)]
     while len(shown) < n_clusters:

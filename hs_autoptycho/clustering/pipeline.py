@@ -123,6 +123,7 @@ def cluster(
     )
     notes = list(found.notes)
     features, annulus = _first_pass(data, found, options, progress_first, notes)
+    notes += _too_few(int(features.valid.sum()), options.limits)
     # sums by several threads of the linear algebra would depend on their number
     with threadpool_limits(1):
         tree = grow(
@@ -203,6 +204,18 @@ def _first_pass(data, found: Survey, options: Options, progress, notes):
         n = values.shape[2] // 2
         return from_thinned(values, valid), values[..., 0] + values[..., n]
     return from_intensities(values[..., 1:], values[..., 0], valid), values[..., 0].copy()
+
+
+def _too_few(n_positions: int, limits: Limits) -> list[str]:
+    """That a tree of so few positions is one leaf whatever the patterns are, if it is so."""
+    smallest = limits.smallest(n_positions)
+    if n_positions >= 2 * smallest:
+        return []
+    chosen = "" if limits.min_cluster_size is not None else " (the default)"
+    return [
+        f"Nothing could be split: {n_positions} positions are fewer than two clusters of "
+        f"min_cluster_size={smallest}{chosen}. Give a smaller min_cluster_size to have them tried."
+    ]
 
 
 def _flagged(flags, wanted, flag: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hs_autoptycho._quantities import QUANTITIES, electron_wavelength
-from hs_autoptycho.ptycho.probe import ABERRATIONS, aberration_phase
+from hs_autoptycho.ptycho.probe import ABERRATIONS, probe_width
 
 #: What a design can search.
 SETTINGS = ("scan_step", "defocus", "convergence_angle")
@@ -28,8 +28,6 @@ _FAULTS = {
     "size": "more data than max_data_size",
     "time": "longer than max_scan_time",
 }
-# rays of a probe: radii and azimuths
-_RADII, _AZIMUTHS = 8, 16
 
 
 class DesignError(ValueError):
@@ -145,28 +143,7 @@ class Instrument:
         convergence_angle, defocus
             In mrad and Å, numbers or arrays of one shape.
         """
-        angle, defocus = np.broadcast_arrays(
-            np.asarray(convergence_angle, float), np.asarray(defocus, float)
-        )
-        cutoff = angle[..., None] * 1e-3 / self.wavelength
-        if any(self.aberrations.values()):
-            radii = np.linspace(1 / _RADII, 1, _RADII)[:, None]
-            azimuths = np.linspace(0, 2 * np.pi, _AZIMUTHS, endpoint=False)
-            y = cutoff * (radii * np.sin(azimuths)).ravel()
-            x = cutoff * (radii * np.cos(azimuths)).ravel()
-            step = 1e-3 * cutoff
-
-            def chi(y, x):
-                return aberration_phase(
-                    y, x, self.wavelength, defocus=defocus[..., None], **self.aberrations
-                )
-
-            slopes = chi(y + step, x) - chi(y - step, x), chi(y, x + step) - chi(y, x - step)
-            ray = (np.hypot(*slopes) / (4 * np.pi * step)).max(axis=-1)
-        else:
-            ray = np.abs(defocus) * angle * 1e-3
-        airy = 1.22 * self.wavelength / (angle * 1e-3)
-        return np.hypot(2 * ray, airy)
+        return probe_width(convergence_angle, defocus, self.wavelength, self.aberrations)
 
     def data_size(self, scan_step: float) -> float:
         """Bytes of the recorded counts."""

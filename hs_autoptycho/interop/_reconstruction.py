@@ -8,6 +8,7 @@ turns positions into the frame of the patterns as recorded, this package turns t
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -21,6 +22,8 @@ from hs_autoptycho.ptycho.parameters import PARAMETERS
 from hs_autoptycho.ptycho.positions import GridDistortion, scan_positions
 from hs_autoptycho.signals import PtychographicObject
 from hs_autoptycho.tuning.py4dstem_engine import _quiet, polar_parameters
+
+_logger = logging.getLogger(__name__)
 
 _ABERRATIONS = ("C12a", "C12b", "C21a", "C21b", "C23a", "C23b", "C30")
 _NO_DATA = "The data are not known: this was reconstructed by py4DSTEM's {}."
@@ -121,7 +124,14 @@ def object_from_solver(solver: Any, scan_shape: tuple[int, int] | None) -> Ptych
 def solver_from_object(obj: PtychographicObject, phase: Any) -> Any:
     """See :func:`.to_py4dstem`."""
     parameters, geometry = obj.parameters, obj.geometry
-    transposed = parameters["detector_flip"] == "transpose"
+    flip = parameters["detector_flip"]
+    transposed = flip == "transpose"
+    if flip not in ("none", "transpose"):
+        _logger.warning(
+            "py4DSTEM knows no detector_flip=%r: object and probe are right, but to go on with "
+            "data in py4DSTEM flip the patterns first.",
+            flip,
+        )
     turn = slice(None, None, -1) if transposed else slice(None)
     object_, probe = obj._transmission(), obj.probe.data
     probe = np.fft.ifftshift(probe, axes=(-2, -1)) / math.sqrt(math.prod(probe.shape[-2:]))
@@ -159,7 +169,7 @@ def solver_from_object(obj: PtychographicObject, phase: Any) -> Any:
     # what its `_populate_instance` sets when it reads a reconstruction from a file
     shape = np.array(probe.shape[-2:])
     wavelength = electron_wavelength(geometry.beam_energy)
-    solver._rotation_best_rad = -math.radians(parameters["scan_rotation"])
+    solver._rotation_best_rad = -math.radians(parameters.get("scan_rotation", 0.0))
     solver._rotation_best_transpose = transposed
     solver._positions_px = positions.astype(np.float32)
     solver._positions_px_com = solver._positions_px.mean(axis=0)
@@ -170,7 +180,7 @@ def solver_from_object(obj: PtychographicObject, phase: Any) -> Any:
     solver._grid_scan_shape = obj.scan_shape
     solver._scan_sampling = (parameters.get("scan_step") or geometry.scan_step,) * 2
     solver.error_iterations = obj.history.data.tolist()
-    solver.error = solver.error_iterations[-1]
+    solver.error = solver.error_iterations[-1] if solver.error_iterations else math.nan
     solver._exit_waves = None
     solver.object, solver.probe = solver._object, solver.probe_centered
     solver._preprocessed = True

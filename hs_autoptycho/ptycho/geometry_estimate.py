@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from hs_autoptycho.ptycho.geometry_search import (
     candidates,
     jackknife,
     refine_with_windows,
+    stands_out,
     strongest_explained,
 )
 from hs_autoptycho.ptycho.parts import scan_window
@@ -119,7 +120,16 @@ def _number(value, error) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
-def estimate(experiment: Experiment, *, held: Mapping[str, Any] | None = None) -> GeometryEstimate:
+#: How often :func:`estimate` reports its progress, at most.
+STEPS = 5
+
+
+def estimate(
+    experiment: Experiment,
+    *,
+    held: Mapping[str, Any] | None = None,
+    progress: Callable[[], Any] = lambda: None,
+) -> GeometryEstimate:
     """Estimate the geometry of a scan from its bright-field images and centres of mass.
 
     A rotation of the detector by 90° is the same as one of the scan, so that of its eight
@@ -138,6 +148,8 @@ def estimate(experiment: Experiment, *, held: Mapping[str, Any] | None = None) -
         Parameters that are known, as for a reconstruction: scan_rotation, defocus, C12a, C12b and
         detector_flip are taken as they are, and so are the lengths and the energy. Others are
         ignored.
+    progress
+        Called after each step, `STEPS` times at most.
     """
     held = dict(held or {})
     experiment = experiment.part_of_scan(_part(experiment.geometry.scan_shape))
@@ -152,6 +164,7 @@ def estimate(experiment: Experiment, *, held: Mapping[str, Any] | None = None) -
     free = np.array([value is None for value in known])
     flips = ("none", "transpose") if held.get("detector_flip") is None else (held["detector_flip"],)
     curls = _curls(experiment, flips)
+    progress()
     stack = bright_field_stack(
         experiment.counts,
         geometry.scan_shape,
@@ -161,13 +174,16 @@ def estimate(experiment: Experiment, *, held: Mapping[str, Any] | None = None) -
         mask=experiment.mask,
         background=experiment.background,
     )
+    progress()
     window = 0.5 / geometry.reciprocal_pixel / geometry.scan_step
     farthest = min(window, _FARTHEST * min(geometry.scan_shape))
     stacks = {} if stack is None else {flip: _flipped(stack, flip) for flip in flips}
     found = _all_candidates(stacks, farthest, known, False)
+    progress()
     likely = _likely(found, curls)
     spread = _spread(likely)
     coarse = _finer_than_the_scan(stacks, likely, spread, farthest, known)
+    progress()
     if coarse:
         # the centres of mass are folded over just as well
         likely, spread, curls = coarse, _spread(coarse), {}
@@ -177,6 +193,7 @@ def estimate(experiment: Experiment, *, held: Mapping[str, Any] | None = None) -
     images, point = refine_with_windows(stacks[best.flip], best.point, free, folded=best.folded)
     point, covariance = jackknife(images, point, free)
     residual = float(np.median(np.linalg.norm(images.residuals(point), axis=1)))
+    progress()
     errors = np.sqrt(np.diag(covariance)) / scale
     depth = geometry.wavelength / angle**2
     floor = np.hypot(_SYSTEMATIC * point[1] / scale[1], _SYSTEMATIC_DEPTH * depth)
@@ -284,6 +301,9 @@ def _all_candidates(stacks: Mapping[str, Stack], farthest, known, folded) -> lis
 def _finer_than_the_scan(stacks, likely, spread, farthest, known) -> list[Candidate]:
     """Geometries with which frequencies are others', if these explain clearly more; else none."""
     explained = 0.0
+    # a flip does not change how strong frequencies are
+    if not any(stands_out(stack) for stack in [*stacks.values()][:1]):
+        return []
     if likely and spread[0] <= _LARGEST_ROTATION_ERROR:
         share, explained = strongest_explained(stacks[likely[0].flip], likely[0].point)
         if share > _EXPLAINS_ENOUGH:

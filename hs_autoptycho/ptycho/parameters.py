@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,13 @@ CORRECTIONS = ("position", "grid", "defocus", "thickness", "tilt", "intensity")
 # what a user can tell of the recording that is no parameter of a reconstruction
 RECORDING = ("disk_center", "disk_radius", "detector_mask", "background")
 
+# arguments of reconstruct_ptycho that are neither, and those of autotune_ptycho
+CALL = ("n_iterations", "random_state", "show_progressbar", "num_workers")
+OPTIONS = (*CALL, "n_trials", "n_trial_iterations", "objective", "strategy", "study", "client",
+           "engine", "callback")  # fmt: skip
+# names that other packages give to some of them
+_SYNONYMS = {"seed": "random_state", "n_jobs": "num_workers"}
+
 PARAMETERS = {
     parameter.name: parameter
     for parameter in (
@@ -142,13 +149,32 @@ PARAMETERS = {
 }
 
 
-def check_names(names: Iterable[str], what: str = "parameter") -> None:
-    """Raise a TypeError that lists the known parameters if one of `names` is not among them."""
+def check_names(
+    names: Iterable[str], what: str = "parameter", options: Sequence[str] = CALL
+) -> None:
+    """Raise a TypeError that lists the known parameters if one of `names` is not among them.
+
+    Parameters
+    ----------
+    names
+        To be checked.
+    what
+        They are, for the message.
+    options
+        Of the call beside the parameters: one of them may have been meant.
+    """
     for name in names:
+        if name in options:
+            raise TypeError(f"{name!r} is no {what} but an argument of the call itself.")
         if name not in PARAMETERS:
-            close = difflib.get_close_matches(str(name), PARAMETERS, 1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = closest(name, [*PARAMETERS, *options])
             raise TypeError(f"Unknown {what} {name!r}.{hint} Known: {', '.join(PARAMETERS)}.")
+
+
+def closest(name: Any, known: Iterable[str]) -> str:
+    """`` Did you mean …?``, or nothing where no name is like it."""
+    close = difflib.get_close_matches(_SYNONYMS.get(name, str(name)), known, 1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def check_parameters(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,15 @@ here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import scipy.fft
 from numpy.typing import ArrayLike
 
 ABERRATIONS = ("C12a", "C12b", "C21a", "C21b", "C23a", "C23b", "C30")
+# rays of which the outermost tells how wide the probe is: radii and azimuths
+_RADII, _AZIMUTHS = 8, 16
 
 
 def aberration_phase(
@@ -50,6 +54,45 @@ def aberration_phase(
     third = squared * (C21a * x + C21b * y)
     third = third + C23a * (x**3 - 3 * x * y**2) + C23b * (3 * x**2 * y - y**3)
     return 2 * np.pi / wavelength * (second / 2 + third / 3 + C30 * squared**2 / 4)
+
+
+def probe_width(
+    convergence_angle: ArrayLike,
+    defocus: ArrayLike,
+    wavelength: float,
+    aberrations: Mapping[str, float],
+) -> np.ndarray:
+    """Diameter of the probe in Å: the outermost ray's disk and Airy's disk, added in quadrature.
+
+    Parameters
+    ----------
+    convergence_angle, defocus
+        In mrad and Å, numbers or arrays of one shape.
+    wavelength
+        In Å.
+    aberrations
+        In Å, by the names of `ABERRATIONS`; those that are left out are 0.
+    """
+    angle, defocus = np.broadcast_arrays(
+        np.asarray(convergence_angle, float), np.asarray(defocus, float)
+    )
+    cutoff = angle[..., None] * 1e-3 / wavelength
+    if any(aberrations.values()):
+        radii = np.linspace(1 / _RADII, 1, _RADII)[:, None]
+        azimuths = np.linspace(0, 2 * np.pi, _AZIMUTHS, endpoint=False)
+        y = cutoff * (radii * np.sin(azimuths)).ravel()
+        x = cutoff * (radii * np.cos(azimuths)).ravel()
+        step = 1e-3 * cutoff
+
+        def chi(y, x):
+            return aberration_phase(y, x, wavelength, defocus=defocus[..., None], **aberrations)
+
+        slopes = chi(y + step, x) - chi(y - step, x), chi(y, x + step) - chi(y, x - step)
+        ray = (np.hypot(*slopes) / (4 * np.pi * step)).max(axis=-1)
+    else:
+        ray = np.abs(defocus) * angle * 1e-3
+    airy = 1.22 * wavelength / (angle * 1e-3)
+    return np.hypot(2 * ray, airy)
 
 
 def beam_frequencies(

@@ -237,11 +237,12 @@ class ClusterFigures:
         places = np.nonzero(labels == cluster)
         if not len(places[0]):
             raise ValueError(f"cluster={cluster!r}: the map shows {np.unique(labels).tolist()}.")
-        # HyperSpy's slices leave out the position at the far edge
-        (top, bottom), (left, right) = (
-            (axis.index2value(int(index.min())), axis.index2value(int(index.max())) + axis.scale)
-            for index, axis in zip(places, self.axes_manager.signal_axes[::-1], strict=True)
-        )
+        edges = []
+        for index, axis in zip(places, self.axes_manager.signal_axes[::-1], strict=True):
+            low, high = sorted(axis.index2value(int(end)) for end in (index.min(), index.max()))
+            # HyperSpy's slices leave out the position at the far edge
+            edges.append((low, high + abs(axis.scale)))
+        (top, bottom), (left, right) = edges
         return roi.RectangularROI(left=left, top=top, right=right, bottom=bottom)
 
     def _chosen_labels(self, level: int | None, n_clusters: int | None) -> signals.Signal2D:

@@ -18,6 +18,7 @@ from hs_autoptycho.clustering.nodes import (
 )
 from hs_autoptycho.signals._plain import to_plain
 from hs_autoptycho.signals._record import MissingError, RunRecord, reads
+from hs_autoptycho.signals._table import Table
 
 
 class ClusterRecord(RunRecord):
@@ -33,7 +34,7 @@ class ClusterRecord(RunRecord):
     @property
     @reads("tree_json")
     def tree(self) -> list[dict[str, Any]]:
-        """The nodes, root first, a new list of dictionaries.
+        """The nodes, root first, a new list of dictionaries; shown as a table.
 
         ``index`` (in this list), ``parent`` (None for the root), ``children`` (two indices, or
         none), ``depth`` (splits from the root), ``level`` (that shows the node first), ``size``
@@ -53,7 +54,7 @@ class ClusterRecord(RunRecord):
         nodes = self._json("tree_json", list)
         check_nodes(nodes)
         numbers = {index: number for number, index in enumerate(leaf_indices(nodes))}
-        return [{**node, "leaf": numbers.get(node["index"])} for node in nodes]
+        return Table({**node, "leaf": numbers.get(node["index"])} for node in nodes)
 
     @property
     def n_clusters(self) -> int:
@@ -130,6 +131,48 @@ class ClusterRecord(RunRecord):
     def leaf_patterns(self) -> signals.Signal2D:
         """Mean pattern of every leaf, in the order of the leaf numbers; as `mean_patterns`."""
         return self._mean_patterns(leaf_indices(self.tree), "Mean patterns of the leaves")
+
+    def mean_patterns_of(self, labels: signals.BaseSignal | Sequence[int]) -> signals.Signal2D:
+        """Mean pattern of every cluster of an image of labels; as `mean_patterns`.
+
+        Parameters
+        ----------
+        labels
+            What `cut`, `level` or `leaves` gave, or indices of nodes in `tree`.
+
+        Returns
+        -------
+        hyperspy.api.signals.Signal2D
+            ``(node | kx, ky)``, in the order of the labels.
+
+        Raises
+        ------
+        ValueError
+            If these are no labels or no nodes of the tree.
+
+        Examples
+        --------
+        >>> clusters.mean_patterns_of(clusters.cut(3)).plot()  # doctest: +SKIP
+        """
+        shown = labels
+        if hasattr(labels, "metadata"):
+            shown = labels.metadata.get_item("Clusters.nodes")
+        n_nodes = len(self.tree)
+        try:
+            nodes = np.array(shown)
+        except ValueError:  # lists of different lengths
+            nodes = np.array(None)
+        if nodes.dtype.kind not in "iu" or nodes.ndim != 1 or nodes.size == 0:
+            raise ValueError(
+                f"labels is {labels!r}; give an image of labels that .cut(n), .level(n) or .leaves "
+                "gave, or a list of indices of nodes in .tree"
+            )
+        if nodes.min() < 0 or nodes.max() >= n_nodes:
+            raise ValueError(
+                f"labels has the nodes {nodes.tolist()}, but those of this tree are 0 to "
+                f"{n_nodes - 1}: are the labels of other clusters?"
+            )
+        return self._mean_patterns(nodes.tolist(), "Mean patterns")
 
     def _mean_patterns(self, shown: Sequence[int], title: str):
         nodes = self.tree

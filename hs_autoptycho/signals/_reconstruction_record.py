@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from hyperspy.api import signals
 
+from hs_autoptycho.ptycho.parameters import RECORDING
 from hs_autoptycho.signals._plain import to_plain
 from hs_autoptycho.signals._record import MissingError, RunRecord, reads
 
@@ -71,6 +72,23 @@ class ReconstructionRecord(RunRecord):
     def parameters(self) -> dict[str, Any]:
         """All parameters of the reconstruction, a copy."""
         return self._plain("parameters", dict)
+
+    @property
+    @reads("recording")
+    def recording(self) -> dict[str, Any]:
+        """What was said of how the data were taken, such as a ``detector_mask``; a copy.
+
+        With it and `parameters` a reconstruction is repeated:
+        ``s.reconstruct_ptycho(**obj.parameters, **obj.recording)``.
+        """
+        if not self.metadata.has_item("Ptychography.recording"):
+            return {}
+        said = self._of_kind("recording", self._stored("recording"), dict)
+        unknown = [name for name in said if name not in RECORDING]
+        if unknown:
+            raise self._damaged(("recording",), f"it holds {unknown}")
+        out = {name: np.array(value) for name, value in said.items()}
+        return {name: value if value.ndim > 1 else value.tolist() for name, value in out.items()}
 
     @property
     @reads("geometry")

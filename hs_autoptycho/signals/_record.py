@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from hs_autoptycho.signals._axes import AxesError
 from hs_autoptycho.signals._plain import to_plain
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ def reads(*names: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
         def read(self, *args, **kwargs):
             try:
                 return function(self, *args, **kwargs)
-            except (RecordError, MissingError):
+            except (RecordError, MissingError, AxesError):  # they say what is wrong themselves
                 raise
             except Exception as error:  # odd contents raise errors of many unrelated types
                 raise self._damaged(names, f"{type(error).__name__}: {error}") from error

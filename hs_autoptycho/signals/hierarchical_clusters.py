@@ -10,6 +10,7 @@ from hyperspy.api import signals
 
 from hs_autoptycho.clustering.nodes import (
     check_nodes,
+    check_whole,
     cut,
     leaf_indices,
     level_labels,
@@ -19,6 +20,7 @@ from hs_autoptycho.clustering.nodes import (
 from hs_autoptycho.signals._cluster_figures import ClusterFigures
 from hs_autoptycho.signals._cluster_record import ClusterRecord
 from hs_autoptycho.signals._plain import in_memory, to_json, to_plain
+from hs_autoptycho.signals._plain_results import PlainResults
 from hs_autoptycho.signals._record import reads
 from hs_autoptycho.signals._scan_window import scan_window
 
@@ -29,7 +31,7 @@ _STATUSES = ("completed", "interrupted")
 _AXIS_KEYS = ("name", "scale", "offset", "units", "is_binned", "axis")
 
 
-class HierarchicalClusters(ClusterFigures, ClusterRecord, signals.Signal2D):
+class HierarchicalClusters(PlainResults, ClusterFigures, ClusterRecord, signals.Signal2D):
     """Labels of the scan at every level of a tree of clusters, with the tree itself.
 
     Data are int32, ``(level | x, y)``; level n shows every position's deepest node with a level of
@@ -159,6 +161,14 @@ class HierarchicalClusters(ClusterFigures, ClusterRecord, signals.Signal2D):
             metadata["Acquisition_instrument"] = instrument
         return cls(labels, axes=axes, metadata=metadata)
 
+    def __repr__(self) -> str:
+        text = super().__repr__()
+        try:
+            n = self.n_clusters
+        except (AttributeError, ValueError):  # without its record it is shown as any signal
+            return text
+        return f"{text[:-1]}, {n} cluster{'' if n == 1 else 's'}>"
+
     # --- labels -------------------------------------------------------------------------------
 
     @reads("scan_axes", "leaf_labels")
@@ -166,7 +176,14 @@ class HierarchicalClusters(ClusterFigures, ClusterRecord, signals.Signal2D):
         """Rows and columns of the clustered scan that the signal axes show."""
         stored = to_plain(self._stored("scan_axes"))
         shape = self._array("leaf_labels", 2).shape
-        return scan_window(self.axes_manager.signal_axes[::-1], stored, shape, "clustered")
+        return scan_window(self, stored, shape, "clustered", self._can_show)
+
+    def _can_show(self, rows: np.ndarray, columns: np.ndarray) -> bool:
+        """Whether every image is that of a level, of these rows and columns."""
+        part = self._array("leaf_labels", 2, "iu")[np.ix_(rows, columns)]
+        levels = level_labels(part, self.tree)
+        images = np.asarray(self.data).reshape(-1, *part.shape)
+        return all(any(np.array_equal(image, level) for level in levels) for image in images)
 
     @property
     def leaf_labels(self) -> np.ndarray:
@@ -211,8 +228,8 @@ class HierarchicalClusters(ClusterFigures, ClusterRecord, signals.Signal2D):
         ValueError
             If there is no such level.
         """
-        if n != int(n) or not 1 <= n <= self.n_levels:
-            raise ValueError(f"level is {n}, but the tree has the levels 1 to {self.n_levels}")
+        last = self.n_levels
+        check_whole("level", n, last, f"the tree has the levels 1 to {last}")
         return self._label_signal(nodes_at_level(self.tree, n), f"Level {n}")
 
     def cut(self, n_clusters: int) -> signals.Signal2D:
@@ -236,8 +253,13 @@ class HierarchicalClusters(ClusterFigures, ClusterRecord, signals.Signal2D):
         ------
         ValueError
             If there are fewer leaves, or `n_clusters` is less than 1.
+
+        See Also
+        --------
+        mean_patterns_of : Their mean patterns.
         """
-        return self._label_signal(cut(self.tree, n_clusters), f"{n_clusters} clusters")
+        shown = cut(self.tree, n_clusters)
+        return self._label_signal(shown, f"{len(shown)} clusters")
 
     @property
     @reads("virtual_images")
@@ -293,7 +315,8 @@ class HierarchicalClusters(ClusterFigures, ClusterRecord, signals.Signal2D):
             on: by 2.5 at 0.7.
         max_strain
             Positions whose lattice differs by more than this fraction from their cluster's are
-            dismissed.
+            dismissed. Clusters that differ by more from the reference, or are turned by more than
+            5°, are kept and named in `StrainMap.notes`.
         max_shift
             How far, in pixels, a pattern may be shifted against its cluster's mean pattern.
             Default: an eighth of the detector.
@@ -343,32 +366,6 @@ class HierarchicalClusters(ClusterFigures, ClusterRecord, signals.Signal2D):
             num_workers=num_workers,
             **unknown,
         )
-
-    # --- HyperSpy's own, whose results are no labels -------------------------------------------
-
-    def _binary_operator_ruler(self, other, op_name):
-        return self._plain_result(super()._binary_operator_ruler(other, op_name))
-
-    def _unary_operator_ruler(self, op_name):
-        return self._plain_result(super()._unary_operator_ruler(op_name))
-
-    def _apply_function_on_data_and_remove_axis(self, function, axes, out=None, **kwargs):
-        result = super()._apply_function_on_data_and_remove_axis(function, axes, out=out, **kwargs)
-        return self._plain_result(result)
-
-    def rebin(self, *args, **kwargs):
-        return self._plain_result(super().rebin(*args, **kwargs))
-
-    rebin.__doc__ = signals.Signal2D.rebin.__doc__
-
-    def _plain_result(self, result):
-        """A result other than the signal itself, as a plain signal without the record."""
-        if result is None or result is self:
-            return result
-        result.set_signal_type("")
-        if result.metadata.has_item("Clustering"):
-            del result.metadata.Clustering
-        return result
 
 
 class LazyHierarchicalClusters(HierarchicalClusters, signals.LazySignal2D):

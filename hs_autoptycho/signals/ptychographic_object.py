@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from hyperspy.api import signals
 from scipy.ndimage import distance_transform_edt
 
-from hs_autoptycho._units import read_unit
+from hs_autoptycho.signals._axes import angstroms, check_order
 from hs_autoptycho.signals._object_figures import ObjectFigures
 from hs_autoptycho.signals._plain import in_memory, to_json, to_plain
 from hs_autoptycho.signals._reconstruction_record import ReconstructionRecord
@@ -20,9 +20,6 @@ from hs_autoptycho.signals._spectrum import (
     magnitude_spectrum,
     object_phase,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class PtychographicObject(ReconstructionRecord, ObjectFigures, signals.ComplexSignal2D):
@@ -62,6 +59,8 @@ class PtychographicObject(ReconstructionRecord, ObjectFigures, signals.ComplexSi
         fingerprint: str,
         notes: Sequence[str],
         tuning: Mapping[str, Any] | None = None,
+        recording: Mapping[str, Any] | None = None,
+        found: Mapping[str, np.ndarray] | None = None,
         original_metadata_general: Mapping[str, Any] | None = None,
     ) -> PtychographicObject:
         """Build the signal from plain arrays and dictionaries.
@@ -100,6 +99,12 @@ class PtychographicObject(ReconstructionRecord, ObjectFigures, signals.ComplexSi
             optionally ``space`` (name to ``{"low", "high", "log"}``), ``answers`` (what
             ``hs_autoptycho.tuning.answers.Answers.to_dict`` gives) or ``answers_json``, and
             anything plain besides. Non-finite numbers in the trials and answers become None.
+        recording
+            What a user said of how the data were taken: ``detector_mask``, ``background``,
+            ``disk_center``, ``disk_radius``.
+        found
+            Arrays by name of what was reconstructed by position: ``variable_modes`` (as `probe`),
+            their ``coefficients`` (J, modes), and the beam's ``brightness`` (J,).
         original_metadata_general
             ``metadata.General`` of the data, kept as the object's.
 
@@ -151,7 +156,12 @@ class PtychographicObject(ReconstructionRecord, ObjectFigures, signals.ComplexSi
             "versions": to_plain(versions, "versions"),
             "fingerprint": str(fingerprint),
             "notes": [str(note) for note in notes],
+            **{name: np.array(values) for name, values in (found or {}).items()},
         }
+        if recording:
+            arrays = {k: v for k, v in recording.items() if isinstance(v, np.ndarray)}
+            rest = {k: v for k, v in recording.items() if k not in arrays}
+            entry["recording"] = {**to_plain(rest, "recording"), **arrays}
         if tuning is not None:
             tuning = dict(tuning)
             for name in ("trials", "answers"):
@@ -169,12 +179,19 @@ class PtychographicObject(ReconstructionRecord, ObjectFigures, signals.ComplexSi
     # --- what a user asks of it ---------------------------------------------------------------
 
     def _pixel(self) -> tuple[float, float]:
-        """Pixel size (y, x) in Å."""
+        """Pixel size (y, x) in Å, below 0 along an axis that is mirrored."""
+        check_order(self)
         x, y = self.axes_manager.signal_axes
-        return y.scale * _angstroms(y), x.scale * _angstroms(x)
+        return y.scale * angstroms(y), x.scale * angstroms(x)
 
     def _transmission(self, slice: int | None = None) -> np.ndarray:
         """Complex array (slices, y, x), of one slice or of all, in memory."""
+        several = self.axes_manager.navigation_dimension - 1
+        if several > 0:
+            raise ValueError(
+                f"there are several objects here, {self.axes_manager._get_dimension_str()}: choose "
+                f"one, as obj.inav[:{', 0' * several}]"
+            )
         stack = np.asarray(self.data).reshape(-1, *self.data.shape[-2:])
         if slice is None:
             return stack
@@ -199,15 +216,20 @@ class PtychographicObject(ReconstructionRecord, ObjectFigures, signals.ComplexSi
         Raises
         ------
         ValueError
-            If fewer than two pixels of the object along an axis lie inside.
+            If fewer than two pixels of the object along an axis lie inside, or the axes y and x
+            were exchanged.
         """
+        check_order(self)
         window = []
         lows, highs = self.positions.min(axis=0), self.positions.max(axis=0)
         for axis, low, high in zip(self.axes_manager.signal_axes[::-1], lows, highs, strict=True):
-            factor = _angstroms(axis)
-            start = math.ceil(((low - margin) / factor - axis.offset) / axis.scale - 1e-6)
-            stop = math.floor(((high + margin) / factor - axis.offset) / axis.scale + 1e-6) + 1
-            start, stop = max(start, 0), min(stop, axis.size)
+            factor = angstroms(axis)
+            ends = (low - margin, high + margin)
+            if axis.scale < 0:  # mirrored
+                ends = ends[::-1]
+            first, last = ((end / factor - axis.offset) / axis.scale for end in ends)
+            start = max(math.ceil(first - 1e-6), 0)
+            stop = min(math.floor(last + 1e-6) + 1, axis.size)
             if stop - start < 2:
                 raise ValueError(
                     f"the scanned field ({low:.4g} to {high:.4g} Å, margin {margin:g} Å) covers "
@@ -228,12 +250,12 @@ class PtychographicObject(ReconstructionRecord, ObjectFigures, signals.ComplexSi
         steps = [np.hypot(*np.moveaxis(np.diff(positions, axis=a), -1, 0)) for a in (0, 1)]
         reach = max((float(np.median(s)) for s in steps if s.size), default=0.0)
         axes = field.axes_manager.signal_axes[::-1]
-        starts = np.array([axis.offset * _angstroms(axis) for axis in axes])
+        starts = np.array([axis.offset * angstroms(axis) for axis in axes])
         places = np.rint((self.positions - starts) / field._pixel()).astype(int)
         shape = field.data.shape[-2:]
         missed = np.ones(shape, bool)
         missed[tuple(np.clip(places, 0, np.array(shape) - 1).T)] = False
-        near = distance_transform_edt(missed, sampling=field._pixel()) <= reach
+        near = distance_transform_edt(missed, sampling=np.abs(field._pixel())) <= reach
         return field, object_phase(np.where(near, field._transmission(slice), np.nan))
 
     def fourier_magnitude(self, slice: int | None = None, window: bool = True) -> signals.Signal2D:
@@ -251,7 +273,8 @@ class PtychographicObject(ReconstructionRecord, ObjectFigures, signals.ComplexSi
         -------
         hyperspy.api.signals.Signal2D
             In rad (a wave of amplitude `a` gives two peaks of `a` / 2), axes in 1/Å, zero in the
-            middle, the mean phase removed. Show it with ``plot(norm="log")``.
+            middle, the mean phase removed; mirrored where the object is. Show it with
+            ``plot(norm="log")``.
         """
         field, phase = self._scanned_phase(slice)
         data = magnitude_spectrum(_without_gaps(phase), window)
@@ -293,82 +316,8 @@ class PtychographicObject(ReconstructionRecord, ObjectFigures, signals.ComplexSi
             limit = half_bit_limit(np.array(frc["freq"]), np.array(frc["values"]))
         else:
             field, phase = self._scanned_phase()
-            limit = information_limit(_without_gaps(phase), field._pixel())
+            limit = information_limit(_without_gaps(phase), np.abs(field._pixel()))
         return 1 / limit if limit > 0 else math.nan
-
-    def plot_summary(self) -> Figure:
-        """Draw phase, its Fourier magnitude, the probe's modes and the error by iteration.
-
-        The phase is that of the scanned field, summed over the slices, its median removed.
-
-        Returns
-        -------
-        matplotlib.figure.Figure
-            Save it with ``savefig``; nothing is shown until ``matplotlib.pyplot.show()``.
-        """
-        from hs_autoptycho.plotting import summary_figure
-
-        field, phase = self._scanned_phase()
-        x, y = field.axes_manager.signal_axes
-        probe_x, probe_y = self.probe.axes_manager.signal_axes
-        return summary_figure(
-            phase=phase,
-            pixel=field._pixel(),
-            origin=(y.offset * _angstroms(y), x.offset * _angstroms(x)),
-            fourier_magnitude=self.fourier_magnitude().data,
-            probe=np.array(self._stored("probe")),
-            probe_pixel=(
-                probe_y.scale * _angstroms(probe_y),
-                probe_x.scale * _angstroms(probe_x),
-            ),
-            error=self.history.data,
-            status=self.status,
-            title=self.metadata.General.title,
-        )
-
-    def plot_tuning(self, *, against: str = "trial") -> Figure:
-        """Draw the objective of every trial, and each tuned parameter against the objective.
-
-        Shaded are the interval in which each parameter lies with a probability of 68 %, and the
-        noise of the objective; a parameter's importance is its share of the objective's variation
-        near the best (of names, over all that was searched). Short trials are grey, on the scale
-        of the full-length ones. Trials that are clicked on are compared in the title, and their
-        numbers are in the figure's ``picked_trials``, for `compare_trials`.
-
-        Parameters
-        ----------
-        against
-            What the objective is drawn against: ``"trial"``, or ``"seconds"`` of all trials so far.
-
-        Returns
-        -------
-        matplotlib.figure.Figure
-            Save it with ``savefig``; nothing is shown until ``matplotlib.pyplot.show()``.
-        """
-        from hs_autoptycho.plotting import tuning_figure
-        from hs_autoptycho.plotting.live import parameter_units
-
-        tuning = self._tuning()
-        tuning = to_plain({k: v for k, v in tuning.items() if not k.endswith("_json")})
-        answers, intervals = self._answers(), self.parameter_intervals
-        noises = [answers.get("standard_error"), answers.get("repeat_noise")]
-        space = tuning.get("space") or {}
-        logarithmic = {name: bool(entry["log"]) for name, entry in space.items() if "log" in entry}
-        return tuning_figure(
-            self.trials,
-            names=tuning.get("parameters"),
-            objective=tuning.get("objective", "objective"),
-            best_trial=tuning.get("best_trial"),
-            logarithmic=logarithmic,
-            against=against,
-            intervals=intervals,
-            importance={
-                name: shares["total" if _is_named(intervals.get(name)) else "local_total"]
-                for name, shares in self.parameter_importance.items()
-            },
-            noise=max((noise for noise in noises if noise is not None), default=None),
-            units=parameter_units(),
-        )
 
     # HyperSpy's properties look the getters up through the instance; the results are no objects.
 
@@ -383,6 +332,10 @@ class PtychographicObject(ReconstructionRecord, ObjectFigures, signals.ComplexSi
 
     def _get_phase(self):
         return _untyped(super()._get_phase())
+
+    def _unary_operator_ruler(self, op_name):
+        result = super()._unary_operator_ruler(op_name)
+        return result if result.data.dtype.kind == "c" else _untyped(result)  # abs() is real
 
     def fft(self, *args, **kwargs):
         return _untyped(super().fft(*args, **kwargs))
@@ -409,22 +362,6 @@ def _without_gaps(phase: np.ndarray) -> np.ndarray:
     return np.where(finite, phase, phase[finite].mean() if finite.any() else 0.0)
 
 
-def _is_named(interval: Any) -> bool:
-    """Whether an interval is that of names, which have no neighbours near the best."""
-    return isinstance(interval, Mapping) and any(isinstance(choice, str) for choice in interval)
-
-
 def _untyped(signal):
     signal.set_signal_type("")
     return signal
-
-
-def _angstroms(axis) -> float:
-    """Å in one unit of the axis."""
-    unit = read_unit(axis.units)
-    if unit.kind != "length":
-        raise ValueError(
-            f"the axis {axis.name} has the units {axis.units!r}, which are no length; set "
-            f"axes_manager[{axis.name!r}].units to 'Å' or 'nm', and its scale with it"
-        )
-    return unit.factor

@@ -12,8 +12,10 @@ from hs_autoptycho.clustering.boundaries import profile, signed_distance
 from hs_autoptycho.clustering.deformation import COMPONENTS
 from hs_autoptycho.clustering.strain import shared_positions
 from hs_autoptycho.signals._plain import in_memory, to_json, to_plain
+from hs_autoptycho.signals._plain_results import PlainResults
 from hs_autoptycho.signals._record import Record, reads
 from hs_autoptycho.signals._scan_window import scan_window
+from hs_autoptycho.signals._table import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 _AXIS_KEYS = ("name", "units", "scale", "offset")
 
 
-class StrainMap(Record, signals.Signal2D):
+class StrainMap(PlainResults, Record, signals.Signal2D):
     """Strain and rotation of the lattice at every position of a scan.
 
     Data are float32, ``(component | x, y)``: e_xx, e_yy, e_xy, and the rotation in degrees. x runs
@@ -31,7 +33,7 @@ class StrainMap(Record, signals.Signal2D):
     Standard errors, reasons, lattices and statistics are stored in ``metadata.Strain``: saved to
     ``.hspy`` or ``.zspy`` they are part of one file, and ``hs.load`` gives them back with this
     class. Cropped with ``isig``, maps are of the part at hand, and lattices and statistics of the
-    whole scan.
+    whole scan. Results of arithmetic and of sums are plain HyperSpy signals.
 
     See Also
     --------
@@ -58,6 +60,7 @@ class StrainMap(Record, signals.Signal2D):
         reference: Mapping[str, Any],
         units: str,
         settings: Mapping[str, Any],
+        notes: Sequence[str] = (),
         original_metadata_general: Mapping[str, Any] | None = None,
     ) -> StrainMap:
         """Build the signal from plain arrays and dictionaries.
@@ -80,6 +83,8 @@ class StrainMap(Record, signals.Signal2D):
             Of the lattices' vectors.
         settings
             Options of the fit; ``spatial_smoothing`` is used by `boundary_profile`.
+        notes
+            Sentences on whatever was noticed.
         original_metadata_general
             ``metadata.General`` of the result.
 
@@ -111,7 +116,7 @@ class StrainMap(Record, signals.Signal2D):
             "leaf_labels": np.array(leaf_labels, dtype=np.int32),
             "components": list(COMPONENTS),
             "scan_axes": {
-                key: to_plain({k: axis[k] for k in ("scale", "offset", "units")}, key)
+                key: to_plain({k: axis[k] for k in ("name", "scale", "offset", "units")}, key)
                 for key, axis in zip("yx", axes[1:], strict=True)
             },
             "lattices_json": to_json(lattices, "lattices"),
@@ -121,6 +126,8 @@ class StrainMap(Record, signals.Signal2D):
             "units": str(units),
             "settings_json": to_json(settings, "settings"),
         }
+        if notes:
+            entry["notes"] = [str(note) for note in notes]
         general = to_plain(original_metadata_general or {}, "General")
         general["title"] = general.get("title") or "Strain"
         metadata = {
@@ -132,12 +139,20 @@ class StrainMap(Record, signals.Signal2D):
 
     # --- what was stored ------------------------------------------------------------------------
 
-    @reads("scan_axes", "leaf_labels")
+    @reads("scan_axes", "leaf_labels", "reasons")
     def _window(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of the scan that the signal axes show."""
         stored = to_plain(self._stored("scan_axes"))
         shape = self._array("leaf_labels", 2).shape
-        return scan_window(self.axes_manager.signal_axes[::-1], stored, shape, "mapped")
+        return scan_window(self, stored, shape, "mapped", self._can_show)
+
+    def _can_show(self, rows: np.ndarray, columns: np.ndarray) -> bool:
+        """Whether there is no value where these rows and columns have none.
+
+        Where they have one, values may still be blank: they are masked by hand.
+        """
+        blank = self._array("reasons", 2)[np.ix_(rows, columns)] != 0
+        return bool(np.isnan(np.asarray(self.data)[..., blank]).all())
 
     def _map(self, name: str, ndim: int = 2) -> np.ndarray:
         whole, window = self._array(name, ndim), self._window()
@@ -180,12 +195,12 @@ class StrainMap(Record, signals.Signal2D):
     def lattices(self) -> list[dict[str, Any]]:
         """Lattice of each cluster's mean pattern, in the basis that is nearest to the reference.
 
-        ``g1``, ``g2`` and their standard errors as [k_x, k_y] in `units`, ``origin`` of the lattice
-        as [column, row] in pixels, number of disks, their radius in pixels, and ``dispersion``, the
-        variance of the counts over the model's. A cluster without a lattice has a ``reason``
-        instead.
+        Shown as a table: ``g1``, ``g2`` and their standard errors as [k_x, k_y] in `units`,
+        ``origin`` of the lattice as [column, row] in pixels, number of disks, their radius in
+        pixels, and ``dispersion``, the variance of the counts over the model's. A cluster without a
+        lattice has a ``reason`` instead.
         """
-        return self._json("lattices_json", list)
+        return Table(self._json("lattices_json", list))
 
     @property
     def units(self) -> str:
@@ -203,23 +218,32 @@ class StrainMap(Record, signals.Signal2D):
         return self._json("settings_json", dict)
 
     @property
+    def notes(self) -> list[str]:
+        """What was noticed, a sentence each: clusters too far from the reference to be strained."""
+        self._stored("settings_json")  # says so where there is no record at all
+        if not self.metadata.has_item("Strain.notes"):
+            return []
+        return self._plain("notes", list)
+
+    @property
     def cluster_statistics(self) -> list[dict[str, Any]]:
         """Mean of each component in each cluster, of the whole scan.
 
-        A dictionary a cluster: ``cluster``, the number ``n`` of its positions with a value, and for
-        each component ``mean``, ``standard_deviation`` and ``standard_error`` of the mean, from the
-        scatter over the positions; None where there are too few.
+        A dictionary a cluster, shown as a table: ``cluster``, the number ``n`` of its positions
+        with a value, and for each component ``mean``, ``standard_deviation`` and ``standard_error``
+        of the mean, from the scatter over the positions; None where there are too few.
         """
-        return self._json("cluster_statistics_json", list)
+        return Table(self._json("cluster_statistics_json", list))
 
     @property
     def misorientations(self) -> list[dict[str, Any]]:
         """Rotation between the lattices of each two clusters that touch.
 
-        ``clusters`` [a, b], ``rotation`` from a to b in degrees, the smallest that the symmetry of
-        the lattice allows, its ``standard_error``, and ``boundary_length`` in units of the scan.
+        Shown as a table: ``clusters`` [a, b], ``rotation`` from a to b in degrees, the smallest
+        that the symmetry of the lattice allows, its ``standard_error``, and ``boundary_length`` in
+        units of the scan.
         """
-        return self._json("misorientations_json", list)
+        return Table(self._json("misorientations_json", list))
 
     # --- what a user asks of it ---------------------------------------------------------------
 
@@ -319,9 +343,12 @@ class StrainMap(Record, signals.Signal2D):
     def _maps(self) -> np.ndarray:
         """All four components in memory; the data may be one of them."""
         data = np.asarray(self.data)
-        if data.shape[:-2] != (len(COMPONENTS),):
+        # an axis that was cut or turned over still counts the components of the whole map
+        shown = [axis.axis.tolist() for axis in self.axes_manager.navigation_axes]
+        if shown != [list(range(len(COMPONENTS)))]:
             raise ValueError(
-                "this is a part of the components; use the whole map, cropped with isig if need be"
+                f"these are not the components {', '.join(self.components)}, once each and in this "
+                "order; use the whole map, cropped with isig if need be"
             )
         return data
 

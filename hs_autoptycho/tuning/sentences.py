@@ -104,7 +104,7 @@ def about_parameters(dimensions, best, intervals, wide) -> list[str]:
             unknown.append(f"{d.name} (no choice above {max(interval['probabilities']):.0%})")
         elif d.name in wide:
             span = f"{_text(d, interval['low'])} to {_text(d, interval['high'])}"
-            unknown.append(f"{d.name} ({span})")
+            unknown.append(f"{d.name} (68 % interval {span})")
         elif d.name in best.parameters:
             sentences += _at_limit(d, best.parameters[d.name], interval)
     if unknown:

@@ -329,6 +329,16 @@ def degenerate_notes(dimensions: Sequence[Dimension]) -> list[str]:
     ]
 
 
+def two_values_notes(dimensions: Sequence[Dimension]) -> list[str]:
+    """A sentence on each list of two numbers, which may have been meant for a range."""
+    return [
+        f"{d.name}: only the values {d.choices[0]:g} and {d.choices[1]:g} are tried; the range "
+        f"between them is `({d.choices[0]:g}, {d.choices[1]:g})`, in round brackets."
+        for d in dimensions
+        if d.choices and len(d.choices) == 2 and PARAMETERS[d.name].kind == "number"
+    ]
+
+
 def complete_point(dimensions: Sequence[Dimension], values: Mapping[str, Any]) -> dict[str, Any]:
     """The active parameters alone, in the order of the dimensions."""
     return {d.name: values[d.name] for d in dimensions if d.active(values)}

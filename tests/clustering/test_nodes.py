@@ -1,6 +1,7 @@
 """The tree of clusters as a list of nodes."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -99,10 +100,12 @@ def test_cut_without_gains():
     assert tree.cut(nodes, 3) == [1, 5, 6]
 
 
-@pytest.mark.parametrize("n", [0, 6, -1, 2.5])
+@pytest.mark.parametrize("n", [0, 6, -1, 2.5, "a", None, float("nan"), True, [2]])
 def test_cut_into_what_is_not_there(n):
-    with pytest.raises(ValueError, match=f"n_clusters is {n}.*5 leaves.*1 to 5"):
+    message = re.escape(f"n_clusters is {n!r}, but the tree has 5 leaves: a whole number from 1 to")
+    with pytest.raises(ValueError, match=message):
         tree.cut(NODES, n)
+    assert tree.cut(NODES, 5.0) == tree.cut(NODES, np.int64(5)) == tree.cut(NODES, 5)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,5 +1,6 @@
 """What a pass reads at once, and what it makes of patterns that cannot be used."""
 
+import re
 import sys
 from types import SimpleNamespace
 
@@ -175,6 +176,16 @@ def test_note_on_what_cannot_be_used():
     assert pipeline._flagged(flags, wanted, EMPTY) == ""
 
 
+@pytest.mark.parametrize("n, size, note", [
+    (1024, 5000, "1024 positions are fewer than two clusters of min_cluster_size=5000. "),
+    (1024, 513, "min_cluster_size=513. "), (1024, 512, ""), (1024, None, ""), (40, None, ""),
+    (39, None, r"39 positions are fewer .* of min_cluster_size=20 \(the default\)\. "),
+])  # fmt: skip
+def test_note_on_positions_too_few_for_a_split(n, size, note):
+    found = pipeline._too_few(n, pipeline.Limits(min_cluster_size=size))
+    assert re.search(note, found[0]) if note else found == []
+
+
 # --- the passes together ----------------------------------------------------------------------
 
 
@@ -239,7 +250,7 @@ def test_features_of_the_first_pass(stages):
     assert asked.n == 9 and asked.given == {
         "smoothing": 1.5, "random_state": 4, "num_workers": 3, "progress": None
     }  # fmt: skip
-    assert found.notes[:2] == ["a note", "assumed"] and len(found.notes) == 4
+    assert found.notes[:2] == ["a note", "assumed"] and len(found.notes) == 5
     assert "x=2, y=0" in found.notes[2] and "x=1, y=1" in found.notes[3]
     assert not found.interrupted and found.nodes == ["node"]
     whole, asked = stages(values[..., :5], halves=False)
@@ -270,7 +281,8 @@ def test_only_the_positions_wanted(stages):
     mask = np.array([[True, False, False], [True, True, False]])
     found, asked = stages(first_pass(), scan_mask=mask)
     assert asked.features.valid.tolist() == [[True, False, False], [True, False, False]]
-    assert len(found.notes) == 3 and "x=1, y=1" in found.notes[2]
+    assert len(found.notes) == 4 and "x=1, y=1" in found.notes[2]
+    assert found.notes[3].startswith("Nothing could be split: 2 positions are fewer than two")
 
 
 def test_features_of_a_users_function(stages):

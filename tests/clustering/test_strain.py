@@ -9,6 +9,7 @@ from hs_autoptycho.clustering.deformation import (
     deformation,
     rotation_between,
     strain_components,
+    stretch_and_turn,
 )
 from hs_autoptycho.clustering.lattice import Lattice, NoLattice
 from hs_autoptycho.clustering.strain import (
@@ -288,6 +289,17 @@ def test_deformation_is_that_of_the_specimen():
     assert deformation(moved, reference) == pytest.approx(F)
     unknown = deformation(np.array([moved, np.full((2, 2), np.nan)]), reference)
     assert np.isnan(unknown[1]).all() and np.isfinite(unknown[0]).all()
+
+
+@pytest.mark.parametrize("turn", [0.0, 17.0, -30.0])
+def test_strain_and_turn_are_kept_apart(turn):
+    sizes, c, s = (0.025, 0.02), np.cos(np.deg2rad(turn)), np.sin(np.deg2rad(turn))
+    reference = hexagonal(0.27)
+    for stretches, strain in (((1.46, 1.02), 0.46), ((0.9, 1.02), 0.1)):
+        F = np.array([[c, -s], [s, c]]) @ np.diag(stretches)
+        moved = (np.linalg.inv(F).T @ reference[:, ::-1].T).T[:, ::-1]
+        found = stretch_and_turn(moved / sizes, reference, sizes)
+        assert found == pytest.approx((strain, turn))
 
 
 def test_smoothing_stays_within_leaves_and_states_its_errors():

@@ -389,6 +389,24 @@ def test_our_reconstruction_in_py4dstem(py4dstem, scan, one_thread):
         assert back[name] == pytest.approx(obj.parameters[name], abs=1e-3), name
 
 
+def test_what_py4dstem_does_not_know(py4dstem, scan, one_thread, caplog):
+    """An orientation of the detector, and a run that ended before its first pass."""
+    options = {"defocus": DEFOCUS, "scan_rotation": ROTATION, "n_iterations": 1}
+    obj = scan.reconstruct_ptycho(**options)
+    obj.metadata.Ptychography.history = {"error": np.array([])}
+    assert math.isnan(to_py4dstem(obj).error)
+    assert not caplog.records
+    flipped = scan.reconstruct_ptycho(**options, detector_flip="transpose-rows")
+    solver = to_py4dstem(flipped)
+    assert solver.object.shape == flipped.data.shape[-2:]
+    assert "detector_flip='transpose-rows'" in caplog.text and "flip the patterns" in caplog.text
+
+
+def test_origin_of_a_crop_that_begins_at_the_zero_of_an_axis(py4dstem, plain):
+    cube = to_py4dstem(plain.isig[3:, :])
+    assert cube.calibration.get_origin() == pytest.approx((2, 0))
+
+
 def test_positions_left_out_and_a_shape_not_known(single):
     whole = from_py4dstem(single)
     mask = np.ones((9, 11), bool)

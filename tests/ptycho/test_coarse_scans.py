@@ -1,12 +1,14 @@
 """The geometry of scans that are coarser than the specimen's detail."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import hs_autoptycho
 from hs_autoptycho import data
 from hs_autoptycho.ptycho.geometry_estimate import flip_matrix
-from hs_autoptycho.ptycho.geometry_search import strongest_explained
+from hs_autoptycho.ptycho.geometry_search import stands_out, strongest_explained
 from hs_autoptycho.ptycho.sidebands import Stack, displacement_matrix
 
 POINT = np.array([0.4, 2.1, 0.3, -0.2])
@@ -61,6 +63,15 @@ def test_where_nothing_is_folded_nothing_changes():
     assert strong.sum() >= 2
     np.testing.assert_array_equal(settled.frequencies[strong], images.frequencies[strong])
     np.testing.assert_array_equal(images.best(np.arange(3.0)), np.arange(3.0))
+
+
+def test_frequencies_of_a_crystal_stand_out_and_those_of_other_structure_do_not():
+    assert stands_out(crystal(FREQUENCIES, 0.1))
+    stack = crystal(FREQUENCIES)
+    alike = 1.5 * np.random.default_rng(1).normal(size=stack.images.shape).astype(np.float32)
+    assert not stands_out(replace(stack, images=alike))
+    few = Stack(np.zeros((20, 9, 9), np.float32), np.zeros((20, 2)), np.ones(20), 0.45, 0.1)
+    assert not stands_out(few)
 
 
 def test_unfolded_has_every_order_once():

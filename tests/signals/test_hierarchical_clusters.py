@@ -11,6 +11,7 @@ import pytest
 from hs_autoptycho.clustering.nodes import leaf_indices, level_labels, split_indices
 from hs_autoptycho.plotting import node_colors
 from hs_autoptycho.signals import HierarchicalClusters, LazyHierarchicalClusters
+from hs_autoptycho.signals._axes import AxesError
 
 SCAN, DETECTOR = (9, 13), (6, 8)
 #        0                gains: 0: 0.9, 1: 0.2, 2: 0.5
@@ -211,15 +212,16 @@ def test_label_images():
     assert s.leaf_labels.dtype == np.int32
 
 
-@pytest.mark.parametrize("n", [0, 3, -1, 1.5])
+@pytest.mark.parametrize("n", [0, 3, -1, 1.5, "a", None])
 def test_level_that_is_not_there(n):
-    with pytest.raises(ValueError, match=f"level is {n}, but the tree has the levels 1 to 2"):
+    message = f"level is {n!r}, but the tree has the levels 1 to 2: a whole number from 1 to 2 is"
+    with pytest.raises(ValueError, match=message):
         build().level(n)
 
 
-@pytest.mark.parametrize("n", [0, 5])
+@pytest.mark.parametrize("n", [0, 5, "a"])
 def test_cut_into_more_than_there_is(n):
-    with pytest.raises(ValueError, match=f"n_clusters is {n}.*4 leaves"):
+    with pytest.raises(ValueError, match=f"n_clusters is {n!r}.*4 leaves.*whole number"):
         build().cut(n)
 
 
@@ -273,6 +275,25 @@ def test_mean_patterns(kind):
     leaves = s.leaf_patterns
     np.testing.assert_array_equal(leaves.data, means.data[[5, 6, 3, 4]])
     assert leaves.metadata.Clusters.nodes == leaf_indices(nodes)
+
+
+def test_mean_patterns_of_an_image_of_labels(tmp_path):
+    s, patterns = build(), scan()[1]
+    three = s.cut(3)
+    three.save(tmp_path / "three.hspy")
+    for given in (three, s.level(1), hs.load(tmp_path / "three.hspy"), [1, 3, 4], (1, 3, 4)):
+        means = s.mean_patterns_of(given)
+        assert type(means) is type(s.mean_patterns)
+        assert means.metadata.Clusters.nodes == [1, 3, 4]
+        assert means.axes_manager["kx"].scale == 0.03
+        for mean, label in zip(means.data, range(3), strict=True):
+            np.testing.assert_allclose(mean, patterns[three.data == label].mean(0))
+    for wrong in (3, [], [[1], [2, 3]], None, "leaves", three.data, s.virtual_images["annulus"]):
+        with pytest.raises(ValueError, match=r"give an image of labels that \.cut\(n\)"):
+            s.mean_patterns_of(wrong)
+    for wrong in ([0, 7], [-1, 2]):
+        with pytest.raises(ValueError, match="those of this tree are 0 to 6"):
+            s.mean_patterns_of(wrong)
 
 
 def test_differences_of_every_split():
@@ -383,6 +404,20 @@ def test_a_signal_from_elsewhere_says_so():
         _ = s.mean_patterns
 
 
+def test_shown_with_the_number_of_clusters():
+    s = build()
+    for shown, sizes in ((s, "2|13, 9"), (s.inav[1], "|13, 9"), (s.isig[2:], "2|11, 9")):
+        expected = f"<HierarchicalClusters, title: Junction, dimensions: ({sizes}), 4 clusters>"
+        assert repr(shown) == str(shown) == expected
+    assert repr(s.as_lazy()) == repr(s).replace("<", "<Lazy")
+    assert repr(build_one_leaf()).endswith(", 1 cluster>")
+    # HyperSpy's own where the record is damaged or missing
+    s.metadata.Clustering.tree_json = "[{"
+    assert repr(s) == "<HierarchicalClusters, title: Junction, dimensions: (2|13, 9)>"
+    del s.metadata.Clustering
+    assert repr(s).endswith("dimensions: (2|13, 9)>")
+
+
 def test_crops_are_of_the_part_at_hand():
     s = build()
     labels, patterns, _ = scan()
@@ -422,8 +457,58 @@ def test_calibration_may_change_unless_it_is_cropped_then():
         axis.scale, axis.offset, axis.units = 0.3, 0.7, "px"
     np.testing.assert_array_equal(s.leaf_labels, labels)
     np.testing.assert_array_equal(s.isig[:, :].cut(4).data, labels)
-    with pytest.raises(ValueError, match="axis 'x' goes from 1.6 to 4.3 in 10 steps.*cannot be to"):
+    # in words of its own, whole, and not as a damaged file
+    message = "^the axis 'x' goes from 1.6 to 4.3 in 10 steps.*cannot be told.*with isig alone$"
+    with pytest.raises(AxesError, match=message):
         _ = s.isig[3:].leaf_labels
+
+
+def test_an_offset_that_leads_to_another_part_of_the_scan_is_noticed():
+    s = build()
+    labels = scan()[0]
+    s.axes_manager["x"].offset = 0.0  # 5 steps further, which are columns of the scan too
+    np.testing.assert_array_equal(s.leaf_labels, labels)
+    part = s.isig[:7]
+    for use in (
+        lambda: part.leaf_labels,
+        lambda: part.inav[0].leaves,
+        lambda: part.cut(2),
+        lambda: part.virtual_images,
+        lambda: part.cluster_roi(0),
+        part.plot,
+    ):
+        with pytest.raises(AxesError, match="the columns 5 to 11.*cannot be told"):
+            use()
+
+
+def test_exchanged_axes_are_refused(monkeypatch):
+    for shape in (SCAN, (9, 9)):  # the labels of a square would be those before the exchange
+        monkeypatch.setitem(globals(), "SCAN", shape)
+        s = build()
+        for each in (
+            s.swap_axes(1, 2),
+            s.transpose(signal_axes=(2, 1)),
+            s.transpose(signal_axes=("level", "x")),
+        ):
+            for name in ("leaf_labels", "leaves", "virtual_images"):
+                with pytest.raises(AxesError, match=r"exchanged.*signal_axes=\('x', 'y'\)"):
+                    getattr(each, name)
+            back = each.transpose(signal_axes=("x", "y"))
+            np.testing.assert_array_equal(back.leaf_labels, s.data[-1])
+        renamed = s.deepcopy()
+        renamed.axes_manager["y"].name, renamed.axes_manager["x"].name = "x", "fast"
+        np.testing.assert_array_equal(renamed.leaf_labels, s.data[-1])
+
+
+def test_roi_of_a_mirrored_map():
+    s = build()
+    for leaf in range(4):
+        roi = s.cluster_roi(leaf)
+        expected = roi(s).data
+        for part in (s.isig[::-1], s.isig[:, ::-1], s.isig[::-1, ::-1]):
+            mirrored = part.cluster_roi(leaf)
+            np.testing.assert_array_equal(mirrored(s).data, expected)
+            assert tuple(mirrored) == pytest.approx(tuple(roi))
 
 
 def test_class_is_kept_where_the_data_stay_labels():
@@ -463,8 +548,12 @@ def test_results_of_arithmetic_are_plain(lazy):
         assert result.metadata.Signal.signal_type == "", name
         assert not result.metadata.has_item("Clustering"), name
         np.testing.assert_array_equal(np.squeeze(np.asarray(result.data)), values, name)
-    assert t.metadata.has_item("Clustering") and type(t.tree) is list
+    assert t.metadata.has_item("Clustering") and isinstance(t.tree, list)
     np.testing.assert_array_equal(s.data, labels)
+    if not lazy:
+        t *= 2
+        assert type(t) is hs.signals.Signal2D and not t.metadata.has_item("Clustering")
+        np.testing.assert_array_equal(t.data, 2 * labels)
 
 
 @pytest.mark.parametrize(

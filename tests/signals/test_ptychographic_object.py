@@ -11,6 +11,7 @@ import pytest
 
 from hs_autoptycho.calibration import Geometry
 from hs_autoptycho.signals import LazyPtychographicObject, PtychographicObject
+from hs_autoptycho.signals._axes import AxesError
 
 PIXEL = (0.25, 0.2)  # Å; y and x
 ORIGIN = (-3.0, -4.0)
@@ -358,6 +359,64 @@ def test_crop_to_scan_with_a_margin_and_in_other_units():
         s.crop_to_scan()
 
 
+def test_exchanged_axes_are_refused():
+    s = build()
+    for turned in (s.swap_axes(1, 2), s.transpose(signal_axes=(2, 1))):
+        for use in (
+            turned.crop_to_scan,
+            turned.plot_summary,
+            turned.resolution,
+            turned.fourier_magnitude,
+            turned.position_markers,
+        ):
+            with pytest.raises(AxesError, match=r"exchanged.*signal_axes=\('x', 'y'\)"):
+                use()
+        back = turned.transpose(signal_axes=("x", "y"))
+        np.testing.assert_array_equal(back.crop_to_scan().data, s.crop_to_scan().data)
+    renamed = s.deepcopy()
+    renamed.axes_manager["x"].name = "fast"
+    np.testing.assert_array_equal(renamed.crop_to_scan().data, s.crop_to_scan().data)
+
+
+def test_several_objects_are_not_taken_for_slices():
+    s = build()
+    several = hs.stack([s, s * np.exp(0.5j)])
+    for use in (several.plot_summary, several.fourier_magnitude, several.resolution):
+        with pytest.raises(ValueError, match=r"several objects.*choose one, as obj.inav\[:, 0\]"):
+            use()
+    np.testing.assert_array_equal(several.inav[:, 0].data, s.data)
+    assert several.inav[:, 0].resolution() == pytest.approx(s.resolution(), nan_ok=True)
+
+
+@pytest.mark.parametrize("axes", [(-1,), (-2,), (-2, -1)])
+def test_a_mirrored_object_is_the_same_mirrored(axes):
+    s = build(phase=_band_limited(0.8, 0.1))
+    steps = [-1 if axis in axes else 1 for axis in (-1, -2)]
+    mirrored = s.isig[:: steps[0], :: steps[1]]
+    for margin in (0, 1.0, -0.5):
+        field, expected = (o.crop_to_scan(margin) for o in (mirrored, s))
+        np.testing.assert_array_equal(field.data, np.flip(expected.data, axes))
+        for ours, other, step in zip(
+            field.axes_manager.signal_axes, expected.axes_manager.signal_axes, steps, strict=True
+        ):
+            np.testing.assert_allclose(ours.axis, other.axis[::step], atol=1e-9)
+    assert mirrored.resolution() == pytest.approx(s.resolution())
+    # at every frequency what is there without the mirror
+    magnitude, expected = mirrored.fourier_magnitude(), s.fourier_magnitude()
+    data = np.flip(expected.data, axes)
+    even = [axis for axis in axes if data.shape[axis] % 2 == 0]  # they have one frequency alone
+    np.testing.assert_allclose(magnitude.data, np.roll(data, [1] * len(even), even), atol=1e-6)
+    for axis, step in zip(magnitude.axes_manager.signal_axes, steps, strict=True):
+        assert axis.scale * step > 0 and axis.index2value(axis.size // 2) == pytest.approx(0)
+    panels, others = (o.plot_summary().axes for o in (mirrored, s))
+    for panel, other in zip(panels[:2], others[:2], strict=True):
+        shown, there = panel.images[0], other.images[0]
+        np.testing.assert_allclose(shown.get_array(), there.get_array(), atol=1e-6)
+        assert shown.get_extent() == pytest.approx(there.get_extent())
+        assert panel.get_xlim() == pytest.approx(other.get_xlim()[:: steps[0]])
+        assert panel.get_ylim() == pytest.approx(other.get_ylim()[:: steps[1]])
+
+
 def test_corners_that_a_rotated_scan_leaves_out_are_not_looked_at():
     """What the probe's centre never reached is noise: blank in the picture, not in the spectrum."""
     shape, angle = (120, 140), np.radians(30)
@@ -475,6 +534,15 @@ def test_resolution_from_a_ring_correlation():
     assert s.resolution() == pytest.approx(0.5)
     s.metadata.Ptychography.frc = {"freq": freq, "values": np.zeros(101)}
     assert math.isnan(s.resolution())
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_magnitude_by_abs_is_a_plain_image(lazy):
+    s = build()
+    magnitude = abs(s.as_lazy() if lazy else s)
+    assert isinstance(magnitude, hs.signals.Signal2D) and not magnitude.metadata.Signal.signal_type
+    np.testing.assert_array_equal(np.asarray(magnitude.data), abs(s.data))
+    assert type(-s) is PtychographicObject
 
 
 def test_class_is_kept_where_the_data_stay_complex_images():

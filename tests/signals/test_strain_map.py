@@ -1,5 +1,7 @@
 """`map_strain` on clusters, and the signal it returns."""
 
+import re
+
 import hyperspy.api as hs
 import matplotlib.figure
 import numpy as np
@@ -13,6 +15,7 @@ from hs_autoptycho.data import (
     ws2_wse2_junction,
 )
 from hs_autoptycho.signals import HierarchicalClusters, LazyStrainMap, StrainMap
+from hs_autoptycho.signals._axes import AxesError
 
 SUBSTRATE, WS2, STRAINED, FLAT, RIPPLED = range(5)
 
@@ -163,6 +166,32 @@ def test_ideal_vectors_and_mask_as_references(strain, scan, clusters):
         assert np.abs(np.nanmean(masked.data[:3, mask], axis=1)).max() < 1e-4
 
 
+def test_another_phase_or_orientation_is_noted(strain, scan, clusters, caplog):
+    assert strain.notes == []  # 4 % between WS2 and WSe2 may be strain
+    part, own = scan.inav[:, :20], clusters.isig[:, :20]
+    phases = own.map_strain(part, reference=FLAT, max_strain=0.03)
+    note = "Cluster 1 differs from the reference (mean pattern of cluster 3) by up to 3.9"
+    assert len(phases.notes) == 1 and phases.notes[0].startswith(note)
+    assert "°" not in phases.notes[0] and "reference='own'" in phases.notes[0]
+    assert [r.levelname for r in caplog.records if r.message == phases.notes[0]] == ["WARNING"]
+    c, s = np.cos(np.deg2rad(12)), np.sin(np.deg2rad(12))
+    turned = np.array([[c, -s], [s, c]]) @ true_lattices(scan)["WSe2 flat"]
+    grains = own.map_strain(part, reference=turned)
+    assert grains.notes[0].startswith("Clusters 1, 2, 3 and 4 differ from the reference (given")
+    assert re.search(r"by up to 12\.?\d?°: another phase or orientation", grains.notes[0])
+    assert own.map_strain(part, reference="own", max_strain=0.03).notes == []
+
+
+def test_notes_are_kept_in_files(tmp_path):
+    s = small_map(notes=["one", "two"])
+    for suffix in ("hspy", "zspy"):
+        s.save(tmp_path / f"strain.{suffix}")
+        assert hs.load(tmp_path / f"strain.{suffix}").notes == ["one", "two"]
+    assert small_map().notes == []  # and of a file from before there were notes
+    with pytest.raises(AttributeError, match="not made by map_strain"):
+        StrainMap(np.zeros((4, 5, 6))).notes  # noqa: B018
+
+
 def test_misorientations(strain, scan):
     pairs = {tuple(entry["clusters"]): entry for entry in strain.misorientations}
     assert {(WS2, STRAINED), (STRAINED, FLAT)} <= set(pairs)
@@ -201,6 +230,97 @@ def test_cropped_maps(strain):
     expected = strain.standard_errors.data[:, 3:25, 4:20]
     assert np.array_equal(part.standard_errors.data, expected, equal_nan=True)
     assert isinstance(part.plot_summary(), matplotlib.figure.Figure)
+
+
+def small_map(size=(7, 9), **more):
+    """A map of two clusters, left and right, with two blank corners."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 0.01, size=(4, *size))
+    reasons = np.zeros(size, int)
+    reasons[:2, :2] = reasons[-1, -2:] = 1
+    labels = np.zeros(size, int)
+    labels[:, 5:] = 1
+    return StrainMap.from_strain(
+        np.where(reasons, np.nan, values),
+        scan_axes=[{"name": n, "scale": 0.5, "offset": 1.0, "units": "nm"} for n in "yx"],
+        standard_errors=rng.uniform(1e-3, 2e-3, size=values.shape), reasons=reasons,
+        reason_table=["", "none"], leaf_labels=labels, lattices=[], misorientations=[],
+        cluster_statistics=[{"cluster": 0, "n": 0}, {"cluster": 1, "n": 0}],
+        reference={"description": "given"}, units="1/nm", settings={"spatial_smoothing": 0.0},
+        **more,
+    )  # fmt: skip
+
+
+def test_an_offset_that_leads_to_another_part_of_the_map_is_noticed():
+    s = small_map()
+    s.axes_manager["x"].offset = 2.5  # 3 steps further, which are columns of the map too
+    assert s.standard_errors.data.shape == (4, 7, 9)
+    part = s.isig[:6]
+    for use in (
+        lambda: part.standard_errors,
+        lambda: part.inav[0].leaf_labels,
+        lambda: part.boundary_profile(0, 1),
+        part.plot_summary,
+    ):
+        with pytest.raises(AxesError, match="the columns 3 to 8.*cannot be told"):
+            use()
+    masked = small_map()
+    masked.data[:, 3:5] = np.nan  # what is blanked by hand is no other part
+    assert np.array_equal(masked.isig[:6].leaf_labels, masked.leaf_labels[:, :6])
+
+
+@pytest.mark.parametrize("size", [(7, 9), (8, 8)])
+def test_exchanged_axes_are_refused(size):
+    s = small_map(size)
+    for turned in (s.swap_axes(1, 2), s.transpose(signal_axes=(2, 1))):
+        for use in (turned.plot_summary, lambda t=turned: t.reasons):
+            with pytest.raises(AxesError, match=r"exchanged.*signal_axes=\('x', 'y'\)"):
+                use()
+
+
+def test_rebinned_maps_are_plain_and_a_calibrated_crop_is_no_damage():
+    s = small_map()
+    assert type(s.isig[:8, :6].rebin(scale=(1, 2, 2))) is hs.signals.Signal2D
+    s.axes_manager["x"].scale = 0.3
+    with pytest.raises(AxesError, match="^the axis 'x' goes from.*cannot be told.*isig alone$"):
+        s.isig[2:].plot_summary()
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_results_of_arithmetic_are_plain(lazy):
+    s = small_map()
+    t = s.as_lazy() if lazy else s
+    for result, values in (
+        (t * 100, s.data * 100),
+        (abs(t), abs(s.data)),
+        (t - t, s.data - s.data),
+        (t.sum(0), s.data.sum(0)),
+        (t.inav[0] + t.inav[1], s.data[0] + s.data[1]),
+    ):
+        assert not isinstance(result, StrainMap) and not result.metadata.has_item("Strain")
+        assert np.array_equal(np.asarray(result.data), values, equal_nan=True)
+    assert isinstance(t, StrainMap) and t.standard_errors.data.shape == (4, 7, 9)
+    whole = s.data.copy()
+    s *= 100
+    assert type(s) is hs.signals.Signal2D and not s.metadata.has_item("Strain")
+    assert np.array_equal(s.data, 100 * whole, equal_nan=True)
+
+
+def test_components_in_another_order_are_refused():
+    s = small_map()
+    for part in (s.inav[::-1], s.inav[:2], s.inav[2], hs.stack([s, s])):
+        for use in (part.plot_summary, lambda p=part: p.boundary_profile(0, 1, "e_xx")):
+            with pytest.raises(ValueError, match="not the components e_xx, e_yy, e_xy, rotation"):
+                use()
+
+
+def test_a_mirrored_map_is_the_same_mirrored():
+    s = small_map()
+    mirrored = s.isig[::-1, ::-1]
+    assert np.array_equal(mirrored.leaf_labels, s.leaf_labels[::-1, ::-1])
+    profile, expected = (m.boundary_profile(0, 1).data for m in (mirrored, s))
+    assert np.allclose(profile, expected, equal_nan=True)
+    mirrored.plot_summary().canvas.draw()
 
 
 def test_summary(strain):

@@ -114,13 +114,13 @@ def test_what_the_trials_do_not_tell():
     best = SimpleNamespace(parameters={"defocus": 0.0, "n_probe_modes": 4, "C12a": 0.0})
     dimensions = [DEFOCUS, modes, NUMBERS[2]]
     assert about_parameters(dimensions, best, intervals, list(intervals)) == [
-        "The trials do not tell defocus (100 Å to 700 Å), n_probe_modes (no choice above 40%) and "
-        "C12a (-40 Å to 40 Å)."
+        "The trials do not tell defocus (68 % interval 100 Å to 700 Å), n_probe_modes (no choice "
+        "above 40%) and C12a (68 % interval -40 Å to 40 Å)."
     ]
     (one, other) = about_parameters(dimensions, best, intervals, ["C12a"])[:2]
     assert "optimum of defocus (0 Å)" in one and "optimum of n_probe_modes (4)" in other
     (last,) = about_parameters(dimensions[2:], best, intervals, ["C12a"])
-    assert last == "The trials do not tell C12a (-40 Å to 40 Å)."
+    assert last == "The trials do not tell C12a (68 % interval -40 Å to 40 Å)."
 
 
 @pytest.mark.parametrize(

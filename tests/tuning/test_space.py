@@ -17,6 +17,7 @@ from hs_autoptycho.tuning.space import (
     read_space,
     settle,
     size,
+    two_values_notes,
 )
 
 
@@ -287,6 +288,15 @@ def test_pairs_that_are_alike_are_named():
         (note,) = degenerate_notes(pair)
         assert first in note and second in note and reason in note
     assert degenerate_notes(read_space({"defocus": (1, 2), "scan_rotation": (0, 1)})[0]) == []
+
+
+def test_two_numbers_in_a_list_may_be_meant_for_a_range():
+    dimensions, *_ = read_space(
+        {"defocus": [100, 400], "scan_rotation": (0, 1), "n_probe_modes": [1, 2], "C12a": [0, 1, 2]}
+    )
+    (note,) = two_values_notes(dimensions)
+    assert note.startswith("defocus: only the values 100 and 400 are tried")
+    assert "`(100, 400)`" in note
 
 
 def test_an_array_in_a_dictionary_is_a_list_of_values():
