@@ -50,6 +50,7 @@ def test_settings_converge(session):
     assert np.isfinite(proposal.gain) and 0 < proposal.uncertainties["defocus"] < 15
 
 
+@pytest.mark.slow
 def test_settings_of_a_design_with_steps_longer_than_the_lattice():
     """The planes of MoS2 are 2.7 Å apart; at a low dose the best step is longer."""
     best = {"dose": 1e3, "scan_step": 2.5, "defocus": 180.0, "convergence_angle": 21.4}

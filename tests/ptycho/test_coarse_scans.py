@@ -106,7 +106,11 @@ def test_what_a_geometry_explains():
 
 @pytest.mark.parametrize(
     ("step", "shape", "dose"),
-    [(1.41, (24, 27), 300.0), (2.6, (20, 17), 1e4), (3.9, (13, 14), 300.0)],
+    [
+        (1.41, (24, 27), 300.0),
+        pytest.param(2.6, (20, 17), 1e4, marks=pytest.mark.slow),
+        (3.9, (13, 14), 300.0),
+    ],
 )
 def test_a_lattice_with_periods_below_two_steps(step, shape, dose):
     """The planes of MoS2 are 2.7 Å apart, or less."""
@@ -122,6 +126,7 @@ def test_a_lattice_with_periods_below_two_steps(step, shape, dose):
     assert found.defocus_error < 10 and found.scan_rotation_error < 1
 
 
+@pytest.mark.slow
 def test_the_handedness_of_a_coarse_scan():
     settings = {"scan_shape": (17, 19), "scan_step": 2.6}
     scan = data.SimulatedMicroscope(settings=settings).acquire({"defocus": 150.0})
