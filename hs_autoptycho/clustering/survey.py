@@ -36,7 +36,7 @@ def sample_blocks(scan_shape: tuple[int, int]) -> list[Block]:
     squares = [(i, j) for i in range(rows) for j in range(columns)]
     wanted = min(max(_LEAST_SAMPLE, ny * nx * _SAMPLED_PART), _LARGEST_SAMPLE)
     n = int(np.ceil(wanted * len(squares) / (ny * nx)))
-    if ny * nx > _LEAST_SAMPLE and n < len(squares):
+    if n < len(squares):
         # Roberts' R2 sequence leaves no large hole in either direction
         chosen: set[tuple[int, int]] = set()
         k = 0
