@@ -12,6 +12,7 @@ from hs_autoptycho.calibration import scan_step_and_object_pixel
 from hs_autoptycho.ptycho import memory as limits
 from hs_autoptycho.ptycho.batches import default_batch_size
 from hs_autoptycho.ptycho.geometry_estimate import GEOMETRY_PASSES, images_memory, looked_at
+from hs_autoptycho.ptycho.loading import check_type
 from hs_autoptycho.ptycho.memory import MemoryPlan, NotEnoughMemoryError, ReadingPlan, plan_for
 from hs_autoptycho.ptycho.parameters import (
     CALL,
@@ -80,8 +81,8 @@ def estimate_memory(signal: Any, **parameters: Any) -> MemoryPlan:
 
     Raises
     ------
-    CalibrationError
-        If a length or energy is missing.
+    CalibrationError, DataError
+        If a length or energy is missing; for complex and other types.
     ParameterError, TypeError
         For a parameter of a wrong value, or an unknown one.
 
@@ -104,6 +105,7 @@ def _plan(signal: Any, parameters: Mapping[str, Any], *, stored: bool) -> Memory
     checked = check_parameters(parameters)
     names = ("beam_energy", "scan_step", "reciprocal_pixel")
     stated = {name: checked[name] for name in names if name in checked}
+    check_type(signal.data.dtype)
     step, pixel = scan_step_and_object_pixel(signal, **stated)
     values = {name: p.default for name, p in PARAMETERS.items()}
     stated = signal.metadata.get_item(QUANTITIES["scan_rotation"].item)

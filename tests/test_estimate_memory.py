@@ -9,6 +9,7 @@ import hs_autoptycho
 from hs_autoptycho._scan import read_scan
 from hs_autoptycho.data import twisted_bilayer_mos2
 from hs_autoptycho.ptycho import memory
+from hs_autoptycho.ptycho.loading import DataError
 from hs_autoptycho.ptycho.memory import MemoryPlan, NotEnoughMemoryError
 from hs_autoptycho.ptycho.parameters import ParameterError, check_parameters
 
@@ -138,3 +139,12 @@ def test_rotation_of_the_metadata_and_flips_count(scan):
         long.metadata.set_item("Acquisition_instrument.TEM.scan_rotation", 45.0)
         assert hs_autoptycho.estimate_memory(long, defocus=120, **turned) == expected
         long.metadata.Acquisition_instrument.TEM.scan_rotation = 0.0
+
+
+def test_what_are_no_numbers(scan):
+    colours = scan.deepcopy()
+    colours.data = np.zeros(scan.data.shape, [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    with pytest.raises(DataError, match="have to be real numbers"):
+        hs_autoptycho.estimate_memory(colours, **TRUE)
+    with pytest.raises(DataError, match="have to be real numbers"):
+        colours.reconstruct_ptycho(**TRUE)

@@ -58,12 +58,13 @@ def load_counts(data, *, progress: Callable[[int], object] | None = None) -> np.
     DataError
         For complex or other types, NaN, infinite or negative values, and data without a count.
     """
-    _check_type(data.dtype)
+    check_type(data.dtype)
     scan_shape = data.shape[:2]
     counts = None
     for start, stop in row_blocks(data):
         block = np.asarray(data[start:stop])
-        _check_type(block.dtype)  # a lazy array may be of another than it says
+        check_type(block.dtype)  # a lazy array may be of another than it says
+        _check_shape(block, (stop - start, *data.shape[1:]), start)
         _check(block, start)
         if counts is None and stop == len(data):
             counts = block
@@ -91,11 +92,22 @@ def load_counts(data, *, progress: Callable[[int], object] | None = None) -> np.
     return counts
 
 
-def _check_type(dtype: np.dtype) -> None:
+def check_type(dtype: np.dtype) -> None:
+    """Raise a DataError for what are no real numbers."""
     if dtype.kind not in "buif":
         raise DataError(
             f"Diffraction patterns have to be real numbers, not {dtype}. "
             "Take the intensity first, `s.amplitude**2` for a complex signal."
+        )
+
+
+def _check_shape(block: np.ndarray, shape: tuple, first_row: int, first_column: int = 0) -> None:
+    """Raise a DataError for a block of a lazy array that is not as large as the array says."""
+    if block.shape != shape:
+        raise DataError(
+            f"The block of the data that begins at scan position (x={first_column}, "
+            f"y={first_row}) has the shape {block.shape}, and {shape} was announced: what makes "
+            "or reads the lazy data gives less or more than it says."
         )
 
 
@@ -191,7 +203,7 @@ def leave_counts(
     DataError
         As `load_counts`.
     """
-    _check_type(data.dtype)
+    check_type(data.dtype)
     scan_shape, shape = data.shape[:2], data.shape[2:]
     pixels = shape[0] * shape[1]
     total, largest = np.zeros(pixels), np.zeros(pixels)
@@ -201,7 +213,8 @@ def leave_counts(
     def look(rectangle):
         y0, y1, x0, x1 = rectangle
         block = native(data[y0:y1, x0:x1])
-        _check_type(block.dtype)
+        check_type(block.dtype)
+        _check_shape(block, (y1 - y0, x1 - x0, *shape), y0, x0)
         flat = block.reshape(-1, pixels)
         parts, sums = np.zeros((2, pixels)), np.empty(len(flat))
         all_whole, negative = look_at(flat, parts[0], parts[1], sums)

@@ -4,7 +4,14 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from hs_autoptycho.ptycho.loading import DataError, fingerprint, load_counts, row_blocks
+from hs_autoptycho.ptycho.loading import (
+    DataError,
+    fingerprint,
+    leave_counts,
+    load_counts,
+    row_blocks,
+)
+from hs_autoptycho.ptycho.stored import Cache
 
 SHAPE = (5, 7, 4, 6)
 
@@ -25,6 +32,16 @@ class TestChunks:
         assert counts.dtype == np.uint16
         np.testing.assert_array_equal(counts, data.reshape(35, 4, 6))
         np.testing.assert_array_equal(counts, load_counts(data))
+
+    @pytest.mark.parametrize("read", [load_counts, lambda data: leave_counts(data, Cache(10**6))])
+    def test_blocks_smaller_than_they_say(self, data, read):
+        lying = chunked(data).map_blocks(lambda block: block[:1], dtype=data.dtype)
+        with pytest.raises((DataError, ValueError), match="shape|dimensions|broadcast"):
+            read(lying)
+        # a single one would be repeated over all the rows
+        one = da.from_array(data, chunks=-1).map_blocks(lambda block: block[:1], dtype=data.dtype)
+        with pytest.raises(DataError, match=r"has the shape \(1, 7, 4, 6\), and \(5, 7, 4, 6\)"):
+            read(one)
 
     def test_progress(self, data):
         seen = []
