@@ -104,6 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
         "local": cluster.local_faults,
         "processes": cluster.process_faults,
     }
+    # a job in a shell's background ignores it, and one of the faults is sent to this process
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     start, rows = time.perf_counter(), []
     say(f"{machine()}; {versions('hs_autoptycho', 'numpy', 'distributed')}\n")
     say(table(HEAD, []))
