@@ -21,7 +21,7 @@ from hs_autoptycho.calibration import (
     object_axes,
 )
 from hs_autoptycho.ptycho.experiment import UNKNOWN_DEFOCUS, Experiment
-from hs_autoptycho.ptycho.loading import fingerprint, leave_counts, load_counts
+from hs_autoptycho.ptycho.loading import DataError, fingerprint, leave_counts, load_counts
 from hs_autoptycho.ptycho.parameters import ParameterError
 from hs_autoptycho.ptycho.probe import center_beam
 from hs_autoptycho.ptycho.solver import Reconstruction
@@ -96,15 +96,15 @@ def read_scan(
         "background": background,
     }
     data = signal.data
-    stored = False
+    stored, missing = False, None
     try:
         plan = plan_reading(signal, parameters, work)
         stored = plan.stored
         _logger.info("Plan: %s.", plan)
-    except CalibrationError:
+    except CalibrationError as error:
         if signal._lazy:
             raise
-        # in memory: said below, with what the measured disk implies
+        missing = error  # in memory: said below, with what the measured disk implies
     notes = []
     show = show_progressbar if signal._lazy else False
     if stored:
@@ -117,8 +117,13 @@ def read_scan(
             "in each pass; positions that lie together were visited together."
         )
     else:
-        with progressbar(data.shape[0], "Read", show) as bar:
-            counts = load_counts(data, progress=bar.update)
+        try:
+            with progressbar(data.shape[0], "Read", show) as bar:
+                counts = load_counts(data, progress=bar.update)
+        except DataError:
+            if missing is None:
+                raise
+            raise missing from None
         digest = fingerprint(counts, data.shape[:2])
         mean = counts.mean(0, dtype=float)
     if background is not None:

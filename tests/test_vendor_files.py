@@ -511,7 +511,7 @@ def test_measured_without_navigation_axes(shared_data):
     s = turned(s, (192, 192))
     assert s.data.shape == (4, 4, 192, 192)
     with pytest.raises(CalibrationError, match="beam_energy is missing"):
-        s.reconstruct_ptycho(defocus=100)  # said before anything is read
+        s.reconstruct_ptycho(defocus=100)  # said before what is wrong with the counts
     told = {"beam_energy": 200, "scan_step": 1, "reciprocal_pixel": 0.01, "convergence_angle": 10}
     with pytest.raises(DataError, match="not one count"):
         s.reconstruct_ptycho(defocus=100, **told)
