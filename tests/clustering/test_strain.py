@@ -139,6 +139,7 @@ def cramer_rao(draw_lattice, basis, window, **options):
     return np.sqrt(np.diag(np.linalg.inv((slopes / expected[seen]) @ slopes.T))[2:])
 
 
+@pytest.mark.slow
 def test_efficiency_and_true_errors_at_1000_electrons(draw_lattice):
     basis = hexagonal(12.0)
     expected = draw_lattice(SHAPE, CENTER, basis)

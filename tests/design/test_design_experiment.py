@@ -114,6 +114,7 @@ def test_response(design):
         design.response(1e4, "defocus", n_points=1)
 
 
+@pytest.mark.slow
 def test_the_surface_is_empty_where_nothing_is_possible(phase):
     ranges = {**RANGES, "defocus": (20.0, 400.0)}
     found = design_experiment(signal_of(phase), 1e4, ranges, **OPTIONS)
@@ -228,6 +229,7 @@ def test_a_cluster_gives_the_same(phase):
     assert [t["objective"] for t in found.trials] == [t["objective"] for t in alone.trials]
 
 
+@pytest.mark.slow
 def test_one_setting_and_an_imperfect_microscope(phase):
     found = design_experiment(
         signal_of(phase),
