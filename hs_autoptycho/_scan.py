@@ -24,6 +24,7 @@ from hs_autoptycho.ptycho.experiment import UNKNOWN_DEFOCUS, Experiment
 from hs_autoptycho.ptycho.loading import DataError, fingerprint, leave_counts, load_counts
 from hs_autoptycho.ptycho.parameters import ParameterError
 from hs_autoptycho.ptycho.probe import center_beam
+from hs_autoptycho.ptycho.remarks import remarks
 from hs_autoptycho.ptycho.solver import Reconstruction
 from hs_autoptycho.signals import PtychographicObject
 from hs_autoptycho.signals._plain import inherited
@@ -192,16 +193,16 @@ def wrap_reconstruction(
     """
     parameters, corrections = scan.experiment.corrected(parameters, reconstruction)
     n_iterations = len(reconstruction.errors)
-    remarks = scan.experiment.remarks(parameters)
+    said = remarks(scan.experiment, parameters)
     starts = {name: start for name, start in parameters.items() if name.endswith("_start")}
     late = [name for name, start in starts.items() if start is not None and start >= n_iterations]
     if late and reconstruction.status == "completed":
-        remarks.append(f"Not begun within {n_iterations} iterations: {', '.join(late)}.")
-    for remark in remarks:
+        said.append(f"Not begun within {n_iterations} iterations: {', '.join(late)}.")
+    for remark in said:
         _logger.warning(remark)
     for correction in corrections:
         _logger.info(correction)
-    notes = [*scan.notes, *remarks, *corrections]
+    notes = [*scan.notes, *said, *corrections]
     geometry = scan.experiment.geometry.flipped(parameters["detector_flip"])
     pixel = np.array(geometry.object_pixel)
     placement = reconstruction.placement

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from hs_autoptycho._quantities import electron_wavelength
 from hs_autoptycho.calibration import Geometry
 from hs_autoptycho.ptycho.batches import default_batch_size
 from hs_autoptycho.ptycho.coherence import coherence_modes
@@ -28,7 +27,6 @@ from hs_autoptycho.ptycho.probe import (
     make_modes,
     make_probe,
     measured_aperture,
-    probe_width,
 )
 from hs_autoptycho.ptycho.propagation import Propagation
 from hs_autoptycho.ptycho.resampling import crop_patterns, detector_cutoff_for
@@ -46,10 +44,6 @@ _logger = logging.getLogger(__name__)
 
 # A larger object than this is a mistake in the scan step or the detector's calibration.
 LARGEST_OBJECT = 400e6
-# largest part of the probe's intensity that may lie in the outer tenth of its window
-LARGEST_SPILL = 0.25
-# smallest overlap of neighbouring probes, as a part of their width
-SMALLEST_OVERLAP = 0.15
 
 UNKNOWN_DEFOCUS = (
     "The defocus is not known. Give it in the call, `defocus=300` (Å, positive for underfocus), "
@@ -375,50 +369,6 @@ class Experiment:
             },
         )
 
-    def remarks(self, values: Mapping[str, Any]) -> list[str]:
-        """What a user should know of a set of parameters, one sentence each."""
-        out = []
-        spill = probe_spill(self.start(values)[1])
-        if spill >= LARGEST_SPILL:
-            window = 1 / self.geometry.reciprocal_pixel
-            out.append(
-                f"{100 * spill:.0f} % of the initial probe lie in the outer tenth of its window of "
-                f"{window:.4g} Å: with this defocus the detector's pixels are too coarse."
-            )
-        aberrations = {name: values[name] for name in ABERRATIONS}
-        width = probe_width(
-            values["convergence_angle"],
-            values["defocus"],
-            electron_wavelength(values["beam_energy"]),
-            aberrations,
-        )
-        step = values["scan_step"] * values["scan_scale"]
-        if step > (1 - SMALLEST_OVERLAP) * width:
-            out.append(
-                f"Steps of {step:.4g} Å are long for a probe that is about {width:.3g} Å wide with "
-                "this defocus: neighbouring patterns have next to nothing in common. Are the units "
-                "of the scan's axes right?"
-            )
-        empty = np.flatnonzero(self.totals == 0)
-        if len(empty):
-            y, x = divmod(int(empty[0]), self.geometry.scan_shape[1])
-            out.append(
-                f"{len(empty)} of {len(self.totals)} patterns are empty and were left out; the "
-                f"first is at scan position (x={x}, y={y})."
-            )
-        idle = [name for name in ("thickness", "tilt_x", "tilt_y") if values[name]]
-        if values["n_slices"] == 1 and idle:
-            out.append(
-                f"Without effect: {', '.join(idle)}. Of an object of one slice they change "
-                "nothing; `n_slices=2` or more takes them into account."
-            )
-        if values["saturation"] is None and math.isfinite(self.saturation):
-            out.append(
-                f"Pixels with {self.saturation:.0f} counts, the largest number of their type, were "
-                "taken for saturated: they tell only that there are at least so many."
-            )
-        return out
-
     def fit(
         self,
         parameters: Mapping[str, Any],
@@ -511,10 +461,3 @@ class _Beam(NamedTuple):
     offset: tuple[float, float]
     k_row: np.ndarray
     k_column: np.ndarray
-
-
-def probe_spill(probe: np.ndarray) -> float:
-    """Part of a probe's intensity in the outer tenth of its window, on every side."""
-    power = (np.abs(probe) ** 2).reshape(-1, *probe.shape[-2:]).sum(0)
-    rows, columns = (max(1, n // 10) for n in power.shape)
-    return float(1 - power[rows:-rows, columns:-columns].sum() / power.sum())

@@ -5,9 +5,10 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from hs_autoptycho.calibration import Geometry
-from hs_autoptycho.ptycho.experiment import Experiment, probe_spill
+from hs_autoptycho.ptycho.experiment import Experiment
 from hs_autoptycho.ptycho.parameters import CORRECTIONS, PARAMETERS, ParameterError
 from hs_autoptycho.ptycho.patterns import DETECTOR_FLIPS, flip_detector, flip_point
+from hs_autoptycho.ptycho.remarks import probe_spill
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
