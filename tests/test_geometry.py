@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import hs_autoptycho
+from hs_autoptycho._scan import read_scan
 from hs_autoptycho.data import twisted_bilayer_mos2
+from hs_autoptycho.ptycho.geometry_estimate import STEPS, estimate
 from hs_autoptycho.ptycho.parameters import ParameterError
 
 
@@ -53,6 +55,13 @@ def test_errors(scan):
         hs_autoptycho.estimate_geometry(scan, detector_flip="sideways")
     with pytest.raises(TypeError):
         hs_autoptycho.estimate_geometry(scan, defocuss=3)
+
+
+def test_progress(scan):
+    experiment = read_scan(scan, {"scan_rotation": 0.0}, False).experiment
+    steps = []
+    estimate(experiment, progress=lambda: steps.append(1))
+    assert len(steps) == STEPS
 
 
 def test_the_signal_is_left_as_it_is(scan):

@@ -302,7 +302,7 @@ def _finer_than_the_scan(stacks, likely, spread, farthest, known) -> list[Candid
     """Geometries with which frequencies are others', if these explain clearly more; else none."""
     explained = 0.0
     # a flip does not change how strong frequencies are
-    if not any(stands_out(stack) for stack in [*stacks.values()][:1]):
+    if not stacks or not stands_out(next(iter(stacks.values()))):
         return []
     if likely and spread[0] <= _LARGEST_ROTATION_ERROR:
         share, explained = strongest_explained(stacks[likely[0].flip], likely[0].point)
