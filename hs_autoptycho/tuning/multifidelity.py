@@ -16,7 +16,6 @@ from hs_autoptycho.tuning.polish import (
     combined,
     depends_on_length,
     least_known,
-    over_orders,
     parabolas,
     step_sizes,
 )
@@ -32,7 +31,7 @@ from hs_autoptycho.tuning.space import Dimension, complete_point
 from hs_autoptycho.tuning.trial import Fidelity, Trial
 
 # Trials at full length, as a part of all, and at least.
-FULL_LENGTH = 0.25
+FULL_LENGTH = 0.28
 FEWEST_FULL_LENGTH = 8
 # Of these, so many repeat the best short ones.
 PROMOTED = 4
@@ -44,10 +43,6 @@ POLISH = 0.45
 FEWEST_SEARCH = 1.3
 # So many times each parameter is changed to both sides.
 ROUNDS = 2
-# The flattest is looked at with so many other orders, where there are trials enough: the search
-# keeps so many times the quasi-random ones.
-ORDERS = 3
-SEARCH_BEFORE_ORDERS = 1.6
 # Trials at the best parameters with other seeds.
 REPEATS = 2
 # Parameters of which a smaller number is a simpler model.
@@ -67,21 +62,18 @@ class Stage:
         To be tried.
     found : Optimum
         What these and the ones before say, if they have all been tried.
-    seeds : sequence of int
-        With these all points are tried, one after the other.
     """
 
     purpose: str
     fidelity: Fidelity
     points: list[dict[str, Any]]
     found: Optimum
-    seeds: Sequence[int]
 
-    def left(self, trials: Sequence[Trial]) -> list[tuple[dict[str, Any], int]]:
-        """Points and seeds that are not among some trials."""
-        tried = [(t.parameters, t.seed) for t in trials if t.fidelity == self.fidelity]
-        wanted = [(point, seed) for seed in self.seeds for point in self.points]
-        return [one for one in wanted if one not in tried]
+    def left(self, trials: Sequence[Trial]) -> list[dict[str, Any]]:
+        """Points that are not among some trials; the repeats with other seeds do not count."""
+        own = [t for t in trials if t.fidelity == self.fidelity and t.purpose != "repeat"]
+        tried = [t.parameters for t in own]
+        return [point for point in self.points if point not in tried]
 
 
 @dataclass(frozen=True)
@@ -94,9 +86,7 @@ class Multifidelity:
     3. About the best of these each parameter is changed to both sides, and once more about the
        minimum of the parabolas, in trials of medium length (:mod:`.polish`). Step sizes and the
        like stay as they are: what is best for them depends on the length.
-       The flattest along its range is then changed to both sides with other orders of the
-       positions, for each has an optimum of its own.
-    4. What that gives is tried at full length, and there the other parameters that are known least
+    4. What that gives is tried at full length, and there these and the flattest along their ranges
        are changed to both sides once more, as many as there are trials for; then the weighted mean
        of what both lengths say is tried. Further full-length trials, if any are left, are proposed
        by a model that holds all scores, the short ones brought to the scale of the others by a
@@ -174,8 +164,7 @@ class Multifidelity:
         for stage in self._polishing(done):
             new = stage.left(every)
             if new:
-                point, seed = new[0]
-                return replace(self._trial(point, stage.fidelity, stage.purpose, every), seed=seed)
+                return self._trial(new[0], stage.fidelity, stage.purpose, every)
             if stage.left(done):  # some of it are under way
                 return None
         at_full = [t.parameters for t in every if t.fidelity == self.full]
@@ -210,7 +199,7 @@ class Multifidelity:
     @property
     def n_search(self) -> int:
         """Short trials that search."""
-        return self.planned - self.n_full - self.n_polish[1] - 3 * self.n_orders
+        return self.planned - self.n_full - self.n_polish[1]
 
     @property
     def n_polish(self) -> tuple[int, int]:
@@ -224,14 +213,6 @@ class Multifidelity:
             if n and enough and trials <= POLISH * self.planned:
                 return rounds, trials
         return 0, 0
-
-    @property
-    def n_orders(self) -> int:
-        """With how many other orders of the positions the flattest parameter is looked at."""
-        rounds, trials = self.n_polish
-        searching = math.ceil(SEARCH_BEFORE_ORDERS * n_initial(self.dimensions, self.planned))
-        left = self.planned - self.n_full - trials - searching
-        return max(0, min(ORDERS, left // 3)) if rounds else 0
 
     def optimum(self, done: Sequence[Trial]) -> Optimum | None:
         """What the trials about the best point say; None as long as there are none."""
@@ -332,31 +313,24 @@ class Multifidelity:
         steps = step_sizes(dimensions, start, short)
         now = {name: step for name, step in steps.items() if not depends_on_length(name)}
         about = [t for t in done if t.fidelity == length and t.purpose != "repeat"]
-        same = [t for t in about if t.seed == self.seed]
-        found, own = Optimum(start, {}, {}), (self.seed,)
+        found = Optimum(start, {}, {})
         for _ in range(self.n_polish[0]):
             points = both_sides(dimensions, found.point, now)
-            found = parabolas(dimensions, found.point, now, same)
-            yield Stage("both sides", length, points, found, own)
-        flattest: dict[str, float] = {}
-        if self.n_orders and length == self.middle:
-            flattest = {n: min(2 * now[n], LARGEST_STEP) for n in least_known(now, found)[:1]}
-            seeds = range(self.seed + 1, self.seed + 1 + self.n_orders)
-            points = both_sides(dimensions, found.point, flattest)
-            others = [[t for t in about if t.seed == seed] for seed in seeds]
-            found = over_orders(dimensions, found, flattest, others)
-            yield Stage("other orders", length, points, found, seeds)
-        yield Stage("refinement", self.full, [found.point], found, own)
-        rest = {name: step for name, step in steps.items() if name not in flattest}
-        last = {name: rest[name] for name in self._last_names(rest, found, length)}
+            found = parabolas(dimensions, found.point, now, about)
+            yield Stage("both sides", length, points, found)
+        yield Stage("refinement", self.full, [found.point], found)
+        last = {name: steps[name] for name in self._last_names(steps, found, length)}
+        for name in least_known(now, found)[:1]:
+            if name in last:
+                last[name] = min(2 * last[name], LARGEST_STEP)
         if not last:
             return
         points = both_sides(dimensions, found.point, last)
         at_full = [t for t in done if t.fidelity == self.full and t.purpose != "repeat"]
         end = parabolas(dimensions, found.point, last, at_full)
         end = combined(dimensions, found, end, last)
-        yield Stage("full sides", self.full, points[1:], end, own)
-        yield Stage("refinement", self.full, [end.point], end, own)
+        yield Stage("full sides", self.full, points[1:], end)
+        yield Stage("refinement", self.full, [end.point], end)
 
     def _last_names(self, steps, found: Optimum, length: Fidelity) -> list[str]:
         """Which parameters to change at full length, as many as there are trials for."""
@@ -365,6 +339,8 @@ class Multifidelity:
             names = [name for name in names if name not in found.curvatures]
         freedoms = sum(d.name in FREEDOMS for d in self.dimensions)
         left = self.n_full - PROMOTED - 2 - freedoms - 2 * REPEATS
+        if left < 2:  # one of them is worth half the repeats
+            left = min(left + REPEATS, 2)
         return names[: max(0, left // 2)]
 
     def _believed(self, done: Sequence[Trial]) -> bool:

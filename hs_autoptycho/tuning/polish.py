@@ -26,9 +26,10 @@ _FEWEST_BETTER = 5
 # What is best for these depends on how many passes there are: shorter trials say nothing of it.
 DEPENDS_ON_LENGTH = ("step_object", "step_probe", "momentum")
 _REGULARIZATION = "regularization_"
-# A look at an optimum is wrong by so many steps, beside its own standard error: set from what
-# trials of two lengths said of the scale on the seeds of benchmarks/tuning.py.
-_COURSE = 0.5
+# A look at an optimum is wrong by so many steps, beside its own standard error, for an object that
+# has not converged can follow a scan that is told too large: by an amount that differs from one
+# order of the positions to another, and is far smaller after all passes over the whole scan.
+_COURSE_SHORT, _COURSE_FULL = 0.5, 0.1
 # A parabola is followed so many steps at most, and as far where it has no minimum.
 _REACH = 1.5
 
@@ -155,45 +156,6 @@ def parabolas(
     return Optimum(moved(dimensions, center, shifts), errors, curvatures)
 
 
-def over_orders(
-    dimensions: Sequence[Dimension],
-    first: Optimum,
-    steps: Mapping[str, float],
-    orders: Sequence[Sequence[Trial]],
-) -> Optimum:
-    """The mean of what several orders of the positions say.
-
-    An object that is not known yet can follow the scan that it is told, stretched or turned as this
-    may be. For such parameters trials of one order have an optimum in common that is not that of
-    another order, whatever the steps between them; what makes the order matter is not known.
-
-    Parameters
-    ----------
-    dimensions
-        The space.
-    first
-        What one order has said.
-    steps
-        Of the parameters that are looked at again.
-    orders
-        For each other order, what came of the points of :func:`both_sides` of `first`.
-    """
-    shifts, errors, curvatures = {}, dict(first.errors), dict(first.curvatures)
-    for name, step in steps.items():
-        looks = [_parabola(dimensions, first.point, name, step, trials) for trials in orders]
-        looks = [look for look in looks if look is not None]
-        if not looks:
-            continue
-        curvature = float(np.mean([curvature.mean() for _, curvature in looks]))
-        optima = step * np.array([0.0, *(_minimum(slope, curvature) for slope, _ in looks)])
-        n = len(optima)
-        shifts[name] = float(optima.mean())
-        own = errors.get(name, 0.0) / math.sqrt(n)
-        errors[name] = math.hypot(own, float(optima.std(ddof=1)) / math.sqrt(n))
-        curvatures[name] = curvature / step**2
-    return Optimum(moved(dimensions, first.point, shifts), errors, curvatures)
-
-
 def combined(
     dimensions: Sequence[Dimension], first: Optimum, second: Optimum, steps: Mapping[str, float]
 ) -> Optimum:
@@ -206,7 +168,7 @@ def combined(
     first
         From shorter trials.
     second
-        From longer ones. What depends on the length is taken from these alone.
+        From those at full length. What depends on the length is taken from these alone.
     steps
         Of the parameters that both have looked at.
     """
@@ -216,9 +178,10 @@ def combined(
     for name, step in steps.items():
         if depends_on_length(name) or name not in first.errors or name not in second.errors:
             continue
-        variances = [e[name] ** 2 + (_COURSE * step) ** 2 for e in (first.errors, second.errors)]
+        short = first.errors[name] ** 2 + (_COURSE_SHORT * step) ** 2
+        full = second.errors[name] ** 2 + (_COURSE_FULL * step) ** 2
         places = [by_name[name].place(o.point[name]) for o in (first, second)]
-        weights = 1 / np.array(variances)
+        weights = np.array([1 / short, 1 / full])
         point[name] = by_name[name].value(float(np.average(places, weights=weights)))
         errors[name] = float(1 / math.sqrt(weights.sum()))
     return Optimum(point, errors, {**first.curvatures, **second.curvatures})

@@ -15,7 +15,6 @@ from hs_autoptycho.tuning.polish import (
     depends_on_length,
     least_known,
     moved,
-    over_orders,
     parabolas,
     step_sizes,
 )
@@ -195,26 +194,6 @@ def test_error_of_the_minimum():
     assert _jackknife(np.array([2.0, 0.0, 0.0]), np.array([4.0, 0.0, 0.0])) == 1.5
 
 
-def test_the_mean_over_orders():
-    first = Optimum(CENTER, {"defocus": 0.03}, {"defocus": 400.0, "C12a": 1.0})
-    # minima at 0.5 and 0.2 steps with curvatures of 5, at 0.75 and 0.3 with that of both, 10 / 3
-    orders = [looks(), looks(CURVATURE / 3, SLOPE * 0.4), []]
-    found = over_orders(DIMENSIONS, first, {"defocus": 0.1}, orders)
-    optima = 0.1 * np.array([0, 0.75, 0.3])
-    assert found.point["defocus"] == pytest.approx(0.5 + optima.mean())
-    assert found.curvatures == pytest.approx({"defocus": 10 / 3 / 0.01, "C12a": 1.0})
-    expected = math.sqrt((0.03**2 + optima.var(ddof=1)) / 3)
-    assert found.errors["defocus"] == pytest.approx(expected)
-    # an error that was not known is left out; a parameter without looks stays as it is
-    unknown = Optimum(CENTER, {}, {"C12a": 1.0})
-    steps = {"step_object": 0.1, "defocus": 0.1}
-    center = {**CENTER, "step_object": 1.0}
-    found = over_orders(DIMENSIONS, Optimum(center, {}, {}), steps, [[]])
-    assert found == Optimum(center, {}, {})
-    found = over_orders(DIMENSIONS, unknown, {"defocus": 0.1}, orders)
-    assert found.errors["defocus"] == pytest.approx(math.sqrt(optima.var(ddof=1) / 3))
-
-
 def test_the_mean_of_two_lengths():
     names = {"step_object": 0.1, "batch_size": 0.1, "defocus": 0.04, "C12a": 0.04}
     errors = {"step_object": 0.1, "defocus": 0.01, "C12a": 0.02}
@@ -222,11 +201,12 @@ def test_the_mean_of_two_lengths():
     other = {"n_probe_modes": 2, "batch_size": 32, "step_object": 2.0, "defocus": 0.6, "C12a": 0.6}
     second = Optimum(other, {**errors, "defocus": 0.02, "batch_size": 0.3}, {"C12a": 2.0})
     found = combined(DIMENSIONS, first, second, names)
-    # half a step, 0.02, is added to each error
-    weights = np.array([1 / (0.01**2 + 0.02**2), 1 / (0.02**2 + 0.02**2)])
-    expected = (0.5 * weights[0] + 0.6 * weights[1]) / weights.sum()
-    assert found.point == pytest.approx({**other, "defocus": expected, "C12a": 0.5})
-    assert found.errors == pytest.approx(
-        {"step_object": 0.1, "batch_size": 0.3, "defocus": weights.sum() ** -0.5, "C12a": 0.02}
-    )
+    # half and a tenth of a step, 0.02 and 0.004, are added to the errors
+    weights = np.array([1 / (0.01**2 + 0.02**2), 1 / (0.02**2 + 0.004**2)])
+    expected = np.average([0.5, 0.6], weights=weights)
+    both = np.array([1 / (0.02**2 + 0.02**2), 1 / (0.02**2 + 0.004**2)])
+    same = np.average([0.4, 0.6], weights=both)
+    assert found.point == pytest.approx({**other, "defocus": expected, "C12a": same})
+    means = {"defocus": weights.sum() ** -0.5, "C12a": both.sum() ** -0.5}
+    assert found.errors == pytest.approx({"step_object": 0.1, "batch_size": 0.3, **means})
     assert found.curvatures == {"defocus": 1.0, "C12a": 2.0}

@@ -70,18 +70,16 @@ def test_the_phases_of_several_fidelities():
     purposes = [t.purpose for t in done]
     assert len(done) == 40 and [t.number for t in done] == list(range(40))
     order = list(dict.fromkeys(purposes))
-    assert order[:5] == ["search", "promotion", "both sides", "other orders", "refinement"]
+    assert order[:5] == ["search", "promotion", "both sides", "refinement", "full sides"]
     assert order[-1] == "repeat"
     assert {t.fidelity for t in done if t.purpose == "search"} == {cheap_fidelity(FULL, 4096)}
-    assert {t.fidelity for t in done if "side" in t.purpose} == {Fidelity(4, 0.5)}
-    at_full = {"promotion", "refinement", "proposal", "simpler", "repeat"}
+    assert {t.fidelity for t in done if t.purpose == "both sides"} == {Fidelity(4, 0.5)}
+    at_full = {"promotion", "refinement", "full sides", "proposal", "simpler", "repeat"}
     assert {t.fidelity for t in done if t.purpose in at_full} == {FULL}
-    assert [purposes.count(p) for p in ("search", "both sides", "other orders")] == [14, 10, 6]
-    looks = [t for t in done if t.purpose == "other orders"]
-    assert [t.seed for t in looks] == [1, 1, 1, 2, 2, 2]
-    assert {t.fidelity for t in looks} == {Fidelity(4, 0.5)}
+    assert [purposes.count(p) for p in ("search", "both sides", "full sides")] == [19, 10, 2]
+    looks = [t for t in done if t.purpose == "full sides"]
     varied = [len({t.parameters[name] for t in looks}) for name in ("defocus", "scan_rotation")]
-    assert sorted(varied) == [1, 3]
+    assert sorted(varied) == [1, 2]
     repeats = [t for t in done if t.purpose == "repeat"]
     assert {t.seed for t in repeats} == {1, 2}
 
@@ -286,26 +284,24 @@ def test_the_mean_over_orders_decides_between_the_last_two():
     assert strategy.best(done[:-4]) is lowest
 
 
-def test_what_is_known_least_is_polished_with_other_orders_and_at_full_length():
+def test_what_is_known_least_is_polished_at_full_length():
     def score(trial):
-        # rotation is flat, and its optimum another one for each order of the positions; that of
-        # defocus is another one at full length
+        # rotation is flat, and the optima are others at full length
         p, full = trial.parameters, trial.fidelity == FULL
-        value = ((p["defocus"] - (64 if full else 62)) / 100) ** 2 + 0.01 * (
-            (p["scan_rotation"] - 2 - 0.8 * trial.seed) / 20
-        ) ** 2
+        value = ((p["defocus"] - (64 if full else 62)) / 100) ** 2
+        value += 0.01 * ((p["scan_rotation"] - (2 if full else 1)) / 20) ** 2
         return value + 0.02 * (p["n_probe_modes"] == 1) + full
 
     strategy = make(n_trials=70)
     done = play(strategy, score=score)
     sides = [t for t in done if t.purpose == "full sides"]
-    assert len(sides) >= 2 and {t.fidelity for t in sides} == {FULL}
-    assert len({t.parameters["defocus"] for t in sides[:2]}) == 2
-    assert len({t.parameters["scan_rotation"] for t in sides[:2]}) == 1
+    assert len(sides) == 4 and {t.fidelity for t in sides} == {FULL}
+    assert len({t.parameters["scan_rotation"] for t in sides[:2]}) == 2  # the flattest first
+    assert len({t.parameters["defocus"] for t in sides[:2]}) == 1
     last = [t for t in done if t.purpose == "refinement"][-1].parameters
-    # the mean over orders 0 to 3; and of two looks that are as certain
-    assert last["scan_rotation"] == pytest.approx(2 + 0.8 * 1.5, abs=0.01)
-    assert last["defocus"] == pytest.approx(63, abs=0.1)
+    # what was seen at full length counts 25 times as much
+    assert last["scan_rotation"] == pytest.approx(1 + 25 / 26, abs=0.02)
+    assert last["defocus"] == pytest.approx(62 + 2 * 25 / 26, abs=0.1)
 
 
 def test_steps_of_the_engine_are_not_polished_in_short_trials():
