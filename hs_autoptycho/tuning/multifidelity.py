@@ -10,7 +10,6 @@ from typing import Any
 
 from hs_autoptycho.tuning.optimizer import Sampler
 from hs_autoptycho.tuning.polish import (
-    LARGEST_STEP,
     Optimum,
     both_sides,
     combined,
@@ -18,6 +17,7 @@ from hs_autoptycho.tuning.polish import (
     least_known,
     parabolas,
     step_sizes,
+    widened,
 )
 from hs_autoptycho.tuning.schedule import curve_limits, n_initial, next_number, told
 from hs_autoptycho.tuning.selection import (
@@ -83,9 +83,9 @@ class Multifidelity:
     1. Short trials search the space.
     2. The best of them, and one from the middle, are repeated at full length. If their ranks
        disagree with those of the short ones, these are not believed any more.
-    3. About the best of these each parameter is changed to both sides, and once more about the
-       minimum of the parabolas, in trials of medium length (:mod:`.polish`). Step sizes and the
-       like stay as they are: what is best for them depends on the length.
+    3. About the best of these each parameter is changed to both sides, and once more and further
+       about the minimum of the parabolas, in trials of medium length (:mod:`.polish`). Step sizes
+       and the like stay as they are: what is best for them depends on the length.
     4. What that gives is tried at full length, and there these and the flattest along their ranges
        are changed to both sides once more, as many as there are trials for; then the weighted mean
        of what both lengths say is tried. Further full-length trials, if any are left, are proposed
@@ -316,13 +316,13 @@ class Multifidelity:
         found = Optimum(start, {}, {})
         for _ in range(self.n_polish[0]):
             points = both_sides(dimensions, found.point, now)
+            wider = widened(dimensions, found.point, now, about)
             found = parabolas(dimensions, found.point, now, about)
             yield Stage("both sides", length, points, found)
+            now = wider
         yield Stage("refinement", self.full, [found.point], found)
+        steps |= now
         last = {name: steps[name] for name in self._last_names(steps, found, length)}
-        for name in least_known(now, found)[:1]:
-            if name in last:
-                last[name] = min(2 * last[name], LARGEST_STEP)
         if not last:
             return
         points = both_sides(dimensions, found.point, last)

@@ -3,8 +3,9 @@
 Trials on the same counts differ by far less noise than the score itself has, so that a parameter's
 optimum is told by two trials beside a good point, to a fraction of what a search by single scores
 can tell. Every parameter is changed to both sides, and so once more about the minimum of the
-parabolas, which mends what parameters do to each other and what was no parabola. The scatter over
-blocks of the scan gives the standard error of each optimum.
+parabolas, by as much as the first time has shown to be worth it, which mends what parameters do to
+each other and what was no parabola. The scatter over blocks of the scan gives the standard error of
+each optimum.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from hs_autoptycho.tuning.trial import Trial
 
 # Steps are as wide as the better trials spread, within these limits (parts of a range).
 SMALLEST_STEP, LARGEST_STEP = 0.01, 0.15
+# They are widened, by so much at most, until the objective rises by so many standard errors of the
+# difference between both sides: what the order of the positions does to that difference does not
+# grow with the step, and would decide where the rise is small.
+_RISE, _WIDER, _WIDEST_STEP = 20, 5, 0.3
 _BETTER = 1 / 3
 _FEWEST_BETTER = 5
 # What is best for these depends on how many passes there are: shorter trials say nothing of it.
@@ -87,6 +92,32 @@ def step_sizes(
     return steps
 
 
+def widened(
+    dimensions: Sequence[Dimension],
+    center: Point,
+    steps: Mapping[str, float],
+    trials: Sequence[Trial],
+) -> dict[str, float]:
+    """Steps with which the noise between trials matters less.
+
+    Parameters
+    ----------
+    dimensions, center, steps, trials
+        As for :func:`parabolas`. Where a trial is missing or has failed the step stays as it is.
+    """
+    wider = {}
+    for name, step in steps.items():
+        parabola = _parabola(dimensions, center, name, step, trials)
+        factor = 1.0
+        if parabola is not None:
+            slope, curvature = parabola
+            error = slope.std(ddof=1) / math.sqrt(len(slope)) if len(slope) > 1 else 0.0
+            rise = max(float(curvature.mean()) / 2, 0.0)
+            factor = min(_RISE * error / rise if rise else _WIDER, _WIDER)
+        wider[name] = max(step, min(factor * step, _WIDEST_STEP))
+    return wider
+
+
 def both_sides(
     dimensions: Sequence[Dimension], center: Point, steps: Mapping[str, float]
 ) -> list[dict[str, Any]]:
@@ -103,12 +134,16 @@ def both_sides(
 
 
 def _sides(place: float, step: float) -> tuple[float, float]:
-    """Where to try beside a place: a step away, less if a range ends, but not less than half."""
+    """Where to try beside a place: a step away, less if a range ends, but not less than half.
+
+    On one side alone steps are not the widest, for that would be twice as far away.
+    """
     up, down = min(step, 1 - place), -min(step, place)
+    short = min(step, LARGEST_STEP)
     if up < step / 2:
-        up = -2 * step
+        up, down = -2 * short, -short
     elif down > -step / 2:
-        down = 2 * step
+        up, down = short, 2 * short
     return up, down
 
 

@@ -17,6 +17,7 @@ from hs_autoptycho.tuning.polish import (
     moved,
     parabolas,
     step_sizes,
+    widened,
 )
 from hs_autoptycho.tuning.space import Dimension
 from hs_autoptycho.tuning.trial import Fidelity, Trial
@@ -75,6 +76,12 @@ def test_a_third_of_the_trials_tells_the_step():
 )
 def test_sides(place, sides):
     assert _sides(place, 0.1) == pytest.approx(sides)
+
+
+def test_the_widest_steps_are_not_taken_twice():
+    assert _sides(0.9, 0.3) == pytest.approx((-0.3, -0.15))
+    assert _sides(0.1, 0.3) == pytest.approx((0.15, 0.3))
+    assert _sides(0.8, 0.3) == pytest.approx((0.2, -0.3))
 
 
 def test_half_a_step_is_enough():
@@ -192,6 +199,36 @@ def test_error_of_the_minimum():
     assert _jackknife(np.array([0.02, 0.01, 0.02]), three / 100) == pytest.approx(error)
     # of one block everything comes
     assert _jackknife(np.array([2.0, 0.0, 0.0]), np.array([4.0, 0.0, 0.0])) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("bend", "scatter", "expected"),
+    [
+        (50.0, 1.0, 0.1),  # it rises by 25 standard errors
+        (20.0, 1.0, 0.2),  # by 10
+        (-1.0, 1.0, 0.3),  # it does not rise: five times as much, but not more than 0.3
+        (16.0, 2.0, 0.3),  # 0.5 would be
+        (0.0, 0.0, 0.3),
+    ],
+)
+def test_steps_are_widened_until_the_rise_is_clear(bend, scatter, expected):
+    slope = -1 + scatter * np.array([1.0, -1.0, 1.0, -1.0, 0.0]) * math.sqrt(5)
+    done = looks(np.full(5, bend), slope, common=(7.0, 3.0, 1.0, 2.0, 2.0))
+    # nothing is known of what has not been tried
+    found = widened(DIMENSIONS, CENTER, STEPS, done[:3])
+    assert found == {"defocus": pytest.approx(expected), "C12a": 0.2}
+
+
+def test_one_score_tells_no_error():
+    points = both_sides(DIMENSIONS, CENTER, {"defocus": 0.1})
+    rising, flat = ([[1.0], [y], [y]] for y in (2.0, 1.0))
+    for blocks, expected in ((rising, 0.1), (flat, 0.3)):
+        found = widened(DIMENSIONS, CENTER, {"defocus": 0.1}, trials(points, blocks))
+        assert found == {"defocus": pytest.approx(expected)}
+    small = {"defocus": 0.02}
+    points = both_sides(DIMENSIONS, CENTER, small)
+    found = widened(DIMENSIONS, CENTER, small, trials(points, flat))
+    assert found == {"defocus": pytest.approx(0.1)}  # five times as much
 
 
 def test_the_mean_of_two_lengths():
