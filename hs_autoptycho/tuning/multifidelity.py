@@ -15,6 +15,7 @@ from hs_autoptycho.tuning.polish import (
     combined,
     depends_on_length,
     least_known,
+    lowest,
     parabolas,
     step_sizes,
     widened,
@@ -31,7 +32,7 @@ from hs_autoptycho.tuning.space import Dimension, complete_point
 from hs_autoptycho.tuning.trial import Fidelity, Trial
 
 # Trials at full length, as a part of all, and at least.
-FULL_LENGTH = 0.28
+FULL_LENGTH = 0.25
 FEWEST_FULL_LENGTH = 8
 # Of these, so many repeat the best short ones.
 PROMOTED = 4
@@ -86,11 +87,11 @@ class Multifidelity:
     3. About the best of these each parameter is changed to both sides, and once more and further
        about the minimum of the parabolas, in trials of medium length (:mod:`.polish`). Step sizes
        and the like stay as they are: what is best for them depends on the length.
-    4. What that gives is tried at full length, and there these and the flattest along their ranges
-       are changed to both sides once more, as many as there are trials for; then the weighted mean
-       of what both lengths say is tried. Further full-length trials, if any are left, are proposed
-       by a model that holds all scores, the short ones brought to the scale of the others by a
-       straight line.
+    4. What that gives is tried at full length. There these are changed to both sides, and with the
+       best of them the flattest along its range is once more, as far as there are trials for it;
+       then the weighted mean of what both lengths say is tried. Further full-length trials, if any
+       are left, are proposed by a model that holds all scores, the short ones brought to the scale
+       of the others by a straight line.
     5. Where the best has modes or slices that it could do without, it is tried with fewer.
     6. The best is repeated with other orders of the positions, to see how much scores scatter; and
        what polishing ended at, if that is another one. This is taken, for more trials speak for it,
@@ -321,27 +322,37 @@ class Multifidelity:
             yield Stage("both sides", length, points, found)
             now = wider
         yield Stage("refinement", self.full, [found.point], found)
-        steps |= now
-        last = {name: steps[name] for name in self._last_names(steps, found, length)}
-        if not last:
-            return
-        points = both_sides(dimensions, found.point, last)
         at_full = [t for t in done if t.fidelity == self.full and t.purpose != "repeat"]
-        end = parabolas(dimensions, found.point, last, at_full)
-        end = combined(dimensions, found, end, last)
-        yield Stage("full sides", self.full, points[1:], end)
-        yield Stage("refinement", self.full, [end.point], end)
+        unknown, flattest = self._last_names(steps, found)
+        if unknown:
+            last = {name: steps[name] for name in unknown}
+            points = both_sides(dimensions, found.point, last)
+            found = lowest(dimensions, found, last, at_full)
+            yield Stage("full sides", self.full, points[1:], found)
+            yield Stage("refinement", self.full, [found.point], found)
+        if flattest and length != self.full:
+            last = {name: now[name] for name in flattest}
+            points = both_sides(dimensions, found.point, last)
+            end = parabolas(dimensions, found.point, last, at_full)
+            end = combined(dimensions, found, end, last)
+            yield Stage("full sides", self.full, points[1:], end)
+            yield Stage("refinement", self.full, [end.point], end)
 
-    def _last_names(self, steps, found: Optimum, length: Fidelity) -> list[str]:
-        """Which parameters to change at full length, as many as there are trials for."""
+    def _last_names(self, steps, found: Optimum) -> tuple[list[str], list[str]]:
+        """Which parameters to change at full length, as many as there are trials for.
+
+        Those that shorter trials cannot tell, and the flattest of the others, which comes first
+        where there are few trials.
+        """
         names = least_known(steps, found)
-        if length == self.full:  # most have been there
-            names = [name for name in names if name not in found.curvatures]
+        flattest = [name for name in names if name in found.curvatures][:1]
+        unknown = [name for name in names if name not in found.curvatures]
         freedoms = sum(d.name in FREEDOMS for d in self.dimensions)
         left = self.n_full - PROMOTED - 2 - freedoms - 2 * REPEATS
-        if left < 2:  # one of them is worth half the repeats
-            left = min(left + REPEATS, 2)
-        return names[: max(0, left // 2)]
+        if left < 2:  # one of them is worth all repeats but one
+            left = min(left + 2 * REPEATS - 1, 2)
+        n = max(0, left // 2)
+        return unknown[: max(0, n - len(flattest))], flattest[:n]
 
     def _believed(self, done: Sequence[Trial]) -> bool:
         return not self.agreement(done) <= AGREEMENT

@@ -34,7 +34,7 @@ _REGULARIZATION = "regularization_"
 # A look at an optimum is wrong by so many steps, beside its own standard error, for an object that
 # has not converged can follow a scan that is told too large: by an amount that differs from one
 # order of the positions to another, and is far smaller after all passes over the whole scan.
-_COURSE_SHORT, _COURSE_FULL = 0.5, 0.1
+_COURSE_SHORT, _COURSE_FULL = 0.2, 0.05
 # A parabola is followed so many steps at most, and as far where it has no minimum.
 _REACH = 1.5
 
@@ -189,6 +189,34 @@ def parabolas(
         errors[name] = step * _jackknife(slope, curvature)
         curvatures[name] = float(curvature.mean()) / step**2
     return Optimum(moved(dimensions, center, shifts), errors, curvatures)
+
+
+def lowest(
+    dimensions: Sequence[Dimension],
+    first: Optimum,
+    steps: Mapping[str, float],
+    trials: Sequence[Trial],
+) -> Optimum:
+    """The best of three values of each parameter: for those whose valley may be no parabola.
+
+    Parameters
+    ----------
+    dimensions
+        The space.
+    first
+        What is known of the others.
+    steps, trials
+        As for :func:`parabolas`.
+    """
+    looks, known = parabolas(dimensions, first.point, steps, trials), _scores(trials)
+    point, errors = dict(first.point), {**first.errors, **looks.errors}
+    for name, step in steps.items():
+        tried = both_sides(dimensions, first.point, {name: step})
+        tried = [p for p in tried if _key(p) in known]
+        if tried:
+            point[name] = min(tried, key=lambda p: known[_key(p)].mean())[name]
+            errors[name] = max(errors.get(name, 0.0), step / 2)
+    return Optimum(point, errors, {**first.curvatures, **looks.curvatures})
 
 
 def combined(

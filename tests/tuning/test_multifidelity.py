@@ -38,10 +38,10 @@ def trial(number, objective=1.0, purpose="search", fidelity=None, seed=0, blocks
 # -- how many trials ---------------------------------------------------------------------------
 
 
-def test_28_in_100_trials_and_at_least_eight_are_at_full_length():
+def test_a_quarter_of_the_trials_and_at_least_eight_are_at_full_length():
     found = [make(2, n).n_full for n in (10, 33, 35, 36, 40, 100)]
-    assert found == [8, 9, 10, 10, 11, 28]
-    assert make(2, 60, planned=40).n_full == 11
+    assert found == [8, 8, 9, 9, 10, 25]
+    assert make(2, 60, planned=40).n_full == 10
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_28_in_100_trials_and_at_least_eight_are_at_full_length():
         (2, False, 21, 26),
         (2, True, 23, 28),
         (4, False, 28, 40),
-        (6, False, 36, 58),
-        (6, True, 39, 58),
+        (6, False, 34, 58),
+        (6, True, 37, 58),
     ],
 )
 def test_from_how_many_trials_on_the_best_is_polished(n, modes, one, two):
@@ -77,7 +77,7 @@ def test_what_cannot_be_polished():
     """Names, whole numbers, and what is another one where there are more passes."""
     dimensions = [MODES, Dimension("batch_size", 8, 64), Dimension("step_object", 0.1, 1.0)]
     strategy = make(dimensions, 60)
-    assert (strategy.n_polish, strategy.n_search) == ((0, 0), 43)
+    assert (strategy.n_polish, strategy.n_search) == ((0, 0), 45)
     assert make([*dimensions, Dimension("defocus", 0.0, 1.0)], 60).n_polish == (2, 6)
 
 
@@ -113,9 +113,9 @@ def phases(done):
     return [(p, len(list(some))) for p, some in groupby(done, key=lambda t: t.purpose)]
 
 
-# both parameters are changed at full length once more
+# one parameter is changed at full length once more
 PHASES = [
-    ("search", 40), ("promotion", 4), ("both sides", 10), ("refinement", 1), ("full sides", 4),
+    ("search", 42), ("promotion", 4), ("both sides", 10), ("refinement", 1), ("full sides", 2),
     ("refinement", 1), ("proposal", 7), ("simpler", 1), ("repeat", 2),
 ]  # fmt: skip
 
@@ -133,7 +133,7 @@ def test_a_phase_waits_for_the_last_trial_of_the_one_before():
     for i, (t, following) in enumerate(zip(done, done[1:], strict=False)):
         new = strategy.propose(done[:i], [t])
         # two rounds of five trials to both sides
-        if t.purpose != following.purpose or i + 1 == 40 + 4 + 5:
+        if t.purpose != following.purpose or i + 1 == 42 + 4 + 5:
             assert new is None
         else:
             assert (new.number, new.purpose, new.seed) == (i + 1, t.purpose, following.seed)
@@ -149,15 +149,15 @@ def test_the_phases_of_fewer_trials():
 def test_more_trials_than_were_planned_are_at_full_length():
     done = play(make(DIMENSIONS, 44, planned=40))
     assert phases(done) == [
-        ("search", 19), ("promotion", 4), ("both sides", 10), ("refinement", 1), ("full sides", 2),
-        ("refinement", 1), ("proposal", 4), ("simpler", 1), ("repeat", 2),
+        ("search", 20), ("promotion", 4), ("both sides", 10), ("refinement", 1), ("full sides", 2),
+        ("refinement", 1), ("proposal", 3), ("simpler", 1), ("repeat", 2),
     ]  # fmt: skip
 
 
 def test_where_short_trials_mislead_there_are_no_other_lengths():
     done = play(make(DIMENSIONS, 70), 1, lambda t: score(t) * (1 if t.fidelity == FULL else -1))
-    assert phases(done)[2:5] == [("both sides", 9), ("refinement", 1), ("proposal", 13)]
-    assert {t.fidelity for t in done[40:]} == {FULL}
+    assert phases(done)[2:5] == [("both sides", 9), ("refinement", 1), ("proposal", 11)]
+    assert {t.fidelity for t in done[42:]} == {FULL}
 
 
 def test_the_way_to_the_optimum():
@@ -167,31 +167,31 @@ def test_the_way_to_the_optimum():
     strategy = replace(strategy, sampler=RandomSampler(near, random_state=1))
     done = play(strategy)
     way = [(t.purpose, t.parameters["defocus"], t.parameters["scan_rotation"]) for t in done]
-    x, y, dx, dy = 63.0551, 4.0508, 3.1837, 1.1307  # the best, and how the better ones spread
-    # at full length the flattest, the rotation, comes first
+    x, y, dx, dy = 63.0551, 4.0508, 3.0037, 1.1965  # the best, and how the better ones spread
+    # at full length the rotation, the flattest
     expected = [
         (x, y), (x + dx, y), (x - dx, y), (x, y + dy), (x, y - dy),
         (62, 3), (62 + dx, 3), (62 - dx, 3), (62, 3 + dy), (62, 3 - dy),
-        (62, 3), (62, 3 + dy), (62, 3 - dy), (62 + dx, 3), (62 - dx, 3),
+        (62, 3), (62, 3 + dy), (62, 3 - dy),
     ]  # fmt: skip
-    # 63 and 3.5 at full length, which counts 25 times as much
-    end = (62 + 25 / 26, 3 + 0.5 * 25 / 26)
-    purposes = ["both sides"] * 10 + ["refinement"] + ["full sides"] * 4 + ["refinement"]
-    assert [w[0] for w in way[44:60]] == purposes
-    for found, point in zip(way[44:60], [*expected, end], strict=True):
+    # 3.5 at full length, which counts 16 times as much
+    end = (62, 3 + 0.5 * 16 / 17)
+    purposes = ["both sides"] * 10 + ["refinement"] + ["full sides"] * 2 + ["refinement"]
+    assert [w[0] for w in way[46:60]] == purposes
+    for found, point in zip(way[46:60], [*expected, end], strict=True):
         assert found[1:] == pytest.approx(point, abs=1e-3)
     optimum = strategy.optimum(done)
     assert optimum.point == pytest.approx(
-        {"defocus": end[0], "scan_rotation": end[1], "n_probe_modes": 4}, abs=1e-3
+        {"defocus": 62, "scan_rotation": end[1], "n_probe_modes": 4}, abs=1e-3
     )
     assert optimum.curvatures == pytest.approx({"defocus": 2.0, "scan_rotation": 0.6})
-    # a tenth and half of a step, of ranges of 100 and 20
-    steps = np.array([dx / 100, dy / 20])
-    expected = steps * (0.1**-2 + 0.5**-2) ** -0.5
-    assert [*optimum.errors.values()] == pytest.approx(expected, rel=1e-3)
-    assert strategy.optimum(done[:48]) is None
-    assert strategy.optimum(done[:49]).point["scan_rotation"] == pytest.approx(3)
-    assert strategy.optimum(done[:59]).point["defocus"] == pytest.approx(end[0])
+    # a twentieth and a fifth of a step, of a range of 20
+    expected = dy / 20 * (0.05**-2 + 0.2**-2) ** -0.5
+    assert optimum.errors == pytest.approx({"defocus": 0, "scan_rotation": expected}, abs=1e-6)
+    assert strategy.optimum(done[:50]) is None
+    assert strategy.optimum(done[:51]).point["scan_rotation"] == pytest.approx(3)
+    assert strategy.optimum(done[:58]).point["scan_rotation"] == pytest.approx(3)
+    assert strategy.optimum(done[:59]).point["scan_rotation"] == pytest.approx(end[1])
     assert {t.parameters["n_probe_modes"] for t in done if t.purpose == "simpler"} == {2}
     repeats = [t for t in done if t.purpose == "repeat"]
     assert [t.seed for t in repeats] == [1, 2]
@@ -216,11 +216,11 @@ def test_the_second_time_and_at_full_length_steps_are_wider():
     while (t := strategy.propose(done, [])) is not None:
         t.objective = noisy(t)
         done.append(t)
-    first, second = done[44:49], done[49:54]
+    first, second = done[46:51], done[51:56]
     for name in ("defocus", "scan_rotation"):
         before, after = (widths(part, "both sides", name) for part in (first, second))
         assert after > 1.5 * before
-        assert widths(done, "full sides", name) == pytest.approx(after, abs=1e-2)
+    assert widths(done, "full sides", "scan_rotation") == pytest.approx(after, abs=1e-2)
 
 
 # -- what is made of them ----------------------------------------------------------------------
@@ -407,15 +407,13 @@ def test_simpler_models():
 
 
 @pytest.mark.parametrize(
-    ("planned", "expected"), [(34, 0), (37, 0), (38, 1), (51, 1), (52, 2), (59, 3), (67, 4)]
+    ("planned", "expected"), [(37, 0), (38, 1), (58, 1), (59, 2), (66, 2), (67, 3), (76, 3)]
 )
 def test_how_many_parameters_are_changed_at_full_length(planned, expected):
     """Two trials each, of those that are not for promotion, modes and repeats; one at the least."""
     strategy = make([*make(4).dimensions, MODES], planned)
     found = Optimum({}, {}, {"C12a": 3.0, "defocus": 1.0, "C12b": 2.0, "scan_rotation": 4.0})
-    steps = dict.fromkeys(found.curvatures, 0.1)
-    names = ["defocus", "C12b", "C12a", "scan_rotation"]
-    assert strategy._last_names(steps, found, MIDDLE) == names[:expected]
-    # those known already are not looked at again
-    assert strategy._last_names(steps, found, FULL) == []
-    assert strategy._last_names({**steps, "C23a": 0.1}, found, FULL) == ["C23a"][:expected]
+    steps = dict.fromkeys([*found.curvatures, "step_object", "momentum"], 0.1)
+    # the flattest of those that shorter trials can tell, and what these say nothing of
+    names = (["step_object", "momentum"][: max(0, expected - 1)], ["defocus"][:expected])
+    assert strategy._last_names(steps, found) == names

@@ -106,8 +106,8 @@ def test_two_looks_at_an_optimum():
     point = {**CENTER, "defocus": 210.0, "scan_scale": 1.01, "step_object": 0.7}
     second = polish.Optimum(point, {"defocus": 0.01, "scan_scale": 0.2, "step_object": 0.1}, {})
     found = polish.combined(DIMENSIONS, first, second, STEPS)
-    # the errors are 0.01, and half and a tenth of a step of 0.1
-    weights = 1 / (0.01**2 + (0.1 * np.array([0.5, 0.1])) ** 2)
+    # the errors are 0.01, and a fifth and a twentieth of a step of 0.1
+    weights = 1 / (0.01**2 + (0.1 * np.array([0.2, 0.05])) ** 2)
     assert found.point["defocus"] == pytest.approx(200 + 10 * weights[1] / weights.sum())
     assert found.point["scan_scale"] < 1.001  # the second look is poor
     assert found.point["step_object"] == 0.7  # short trials say nothing of it

@@ -14,6 +14,7 @@ from hs_autoptycho.tuning.polish import (
     combined,
     depends_on_length,
     least_known,
+    lowest,
     moved,
     parabolas,
     step_sizes,
@@ -231,6 +232,26 @@ def test_one_score_tells_no_error():
     assert found == {"defocus": pytest.approx(0.1)}  # five times as much
 
 
+def test_the_lowest_of_three():
+    first = Optimum({**CENTER, "step_object": 1.0}, {"C12a": 0.01}, {"C12a": 9.0})
+    steps = {"defocus": 0.1, "C12a": 0.2, "step_object": 0.1, "batch_size": 0.1}
+    points = both_sides(DIMENSIONS, first.point, steps)[:7]
+    # defocus has its best value above, C12a where it is, of the step one trial is missing
+    done = trials(points, [[5.0], [4.0], [4.5], [5.5], [5.2], [4.9], [9.0]])[:6]
+    found = lowest(DIMENSIONS, first, steps, done)
+    assert found.point == pytest.approx(
+        {**CENTER, "defocus": 0.6, "step_object": points[5]["step_object"]}
+    )
+    assert found.errors["step_object"] == found.errors["batch_size"] == 0.05
+    assert found.errors["C12a"] >= 0.1 and found.errors["defocus"] >= 0.05
+    assert found.curvatures["C12a"] == pytest.approx((5.5 + 5.2 - 10) / 0.2**2)
+    # as good: the value stays
+    same = lowest(DIMENSIONS, first, {"defocus": 0.1}, trials(points[:3], [[5.0]] * 3))
+    assert same.point == first.point
+    # nothing was tried: nothing is known
+    assert lowest(DIMENSIONS, first, {"defocus": 0.1}, []) == first
+
+
 def test_the_mean_of_two_lengths():
     names = {"step_object": 0.1, "batch_size": 0.1, "defocus": 0.04, "C12a": 0.04}
     errors = {"step_object": 0.1, "defocus": 0.01, "C12a": 0.02}
@@ -238,10 +259,10 @@ def test_the_mean_of_two_lengths():
     other = {"n_probe_modes": 2, "batch_size": 32, "step_object": 2.0, "defocus": 0.6, "C12a": 0.6}
     second = Optimum(other, {**errors, "defocus": 0.02, "batch_size": 0.3}, {"C12a": 2.0})
     found = combined(DIMENSIONS, first, second, names)
-    # half and a tenth of a step, 0.02 and 0.004, are added to the errors
-    weights = np.array([1 / (0.01**2 + 0.02**2), 1 / (0.02**2 + 0.004**2)])
+    # a fifth and a twentieth of a step, 0.008 and 0.002, are added to the errors
+    weights = np.array([1 / (0.01**2 + 0.008**2), 1 / (0.02**2 + 0.002**2)])
     expected = np.average([0.5, 0.6], weights=weights)
-    both = np.array([1 / (0.02**2 + 0.02**2), 1 / (0.02**2 + 0.004**2)])
+    both = np.array([1 / (0.02**2 + 0.008**2), 1 / (0.02**2 + 0.002**2)])
     same = np.average([0.4, 0.6], weights=both)
     assert found.point == pytest.approx({**other, "defocus": expected, "C12a": same})
     means = {"defocus": weights.sum() ** -0.5, "C12a": both.sum() ** -0.5}

@@ -76,12 +76,12 @@ def test_the_phases_of_several_fidelities():
     assert {t.fidelity for t in done if t.purpose == "both sides"} == {Fidelity(4, 0.5)}
     at_full = {"promotion", "refinement", "full sides", "proposal", "simpler", "repeat"}
     assert {t.fidelity for t in done if t.purpose in at_full} == {FULL}
-    assert [purposes.count(p) for p in ("search", "both sides", "full sides")] == [19, 10, 2]
+    assert [purposes.count(p) for p in ("search", "both sides", "full sides")] == [20, 10, 2]
     looks = [t for t in done if t.purpose == "full sides"]
     varied = [len({t.parameters[name] for t in looks}) for name in ("defocus", "scan_rotation")]
     assert sorted(varied) == [1, 2]
-    repeats = [t for t in done if t.purpose == "repeat"]
-    assert {t.seed for t in repeats} == {1, 2}
+    # of few trials one is left for that
+    assert [t.seed for t in done if t.purpose == "repeat"] == [1]
 
 
 def test_it_finds_the_valley():
@@ -295,13 +295,13 @@ def test_what_is_known_least_is_polished_at_full_length():
     strategy = make(n_trials=70)
     done = play(strategy, score=score)
     sides = [t for t in done if t.purpose == "full sides"]
-    assert len(sides) == 4 and {t.fidelity for t in sides} == {FULL}
-    assert len({t.parameters["scan_rotation"] for t in sides[:2]}) == 2  # the flattest first
-    assert len({t.parameters["defocus"] for t in sides[:2]}) == 1
+    assert len(sides) == 2 and {t.fidelity for t in sides} == {FULL}
+    assert len({t.parameters["scan_rotation"] for t in sides}) == 2
+    assert len({t.parameters["defocus"] for t in sides}) == 1
     last = [t for t in done if t.purpose == "refinement"][-1].parameters
-    # what was seen at full length counts 25 times as much
-    assert last["scan_rotation"] == pytest.approx(1 + 25 / 26, abs=0.02)
-    assert last["defocus"] == pytest.approx(62 + 2 * 25 / 26, abs=0.1)
+    # what was seen at full length counts 16 times as much
+    assert last["scan_rotation"] == pytest.approx(1 + 16 / 17, abs=0.02)
+    assert last["defocus"] == pytest.approx(62, abs=0.1)
 
 
 def test_steps_of_the_engine_are_not_polished_in_short_trials():
@@ -310,11 +310,24 @@ def test_steps_of_the_engine_are_not_polished_in_short_trials():
     strategy = replace(strategy, sampler=RandomSampler(dimensions))
 
     def score(trial):
-        return landscape(trial) - 0.1 * trial.parameters["step_object"] * (trial.fidelity != FULL)
+        sign = 1 if trial.fidelity == FULL else -1
+        return landscape(trial) + sign * 0.1 * trial.parameters["step_object"]
 
     done = play(strategy, score=score)
     about = [t for t in done if t.purpose == "both sides"]
     assert len(about) > 5 and len({t.parameters["step_object"] for t in about}) == 1
+    # at full length they are, and the flattest of the others where the best of them is
+    sides = [t for t in done if t.purpose == "full sides"]
+    of_step, of_flattest = sides[:2], sides[2:]
+    first = next(t for t in done if t.purpose == "refinement")
+    best = min([first, *of_step], key=lambda t: t.objective).parameters
+    assert len({t.parameters["step_object"] for t in [first, *of_step]}) == 3
+    for t in of_step:
+        assert {**t.parameters, "step_object": 0} == {**first.parameters, "step_object": 0}
+    assert len(of_flattest) == 2
+    for t in of_flattest:
+        others = [name for name, value in best.items() if t.parameters[name] != value]
+        assert others in (["defocus"], ["scan_rotation"])
 
 
 # -- all trials of one length ------------------------------------------------------------------
