@@ -323,14 +323,14 @@ class Multifidelity:
             now = wider
         yield Stage("refinement", self.full, [found.point], found)
         at_full = [t for t in done if t.fidelity == self.full and t.purpose != "repeat"]
-        unknown, flattest = self._last_names(steps, found)
+        unknown, flattest = self._last_names(steps, found, length)
         if unknown:
             last = {name: steps[name] for name in unknown}
             points = both_sides(dimensions, found.point, last)
             found = lowest(dimensions, found, last, at_full)
             yield Stage("full sides", self.full, points[1:], found)
             yield Stage("refinement", self.full, [found.point], found)
-        if flattest and length != self.full:
+        if flattest:
             last = {name: now[name] for name in flattest}
             points = both_sides(dimensions, found.point, last)
             end = parabolas(dimensions, found.point, last, at_full)
@@ -338,14 +338,14 @@ class Multifidelity:
             yield Stage("full sides", self.full, points[1:], end)
             yield Stage("refinement", self.full, [end.point], end)
 
-    def _last_names(self, steps, found: Optimum) -> tuple[list[str], list[str]]:
+    def _last_names(self, steps, found: Optimum, length: Fidelity) -> tuple[list[str], list[str]]:
         """Which parameters to change at full length, as many as there are trials for.
 
-        Those that shorter trials cannot tell, and the flattest of the others, which comes first
-        where there are few trials.
+        Those that trials about the best point cannot tell, and the flattest of the others, which
+        comes first where there are few trials; it has been changed there if these were as long.
         """
         names = least_known(steps, found)
-        flattest = [name for name in names if name in found.curvatures][:1]
+        flattest = [name for name in names if name in found.curvatures and length != self.full][:1]
         unknown = [name for name in names if name not in found.curvatures]
         freedoms = sum(d.name in FREEDOMS for d in self.dimensions)
         left = self.n_full - PROMOTED - 2 - freedoms - 2 * REPEATS

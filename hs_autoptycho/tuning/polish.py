@@ -231,7 +231,7 @@ def combined(
     first
         From shorter trials.
     second
-        From those at full length. What depends on the length is taken from these alone.
+        From those at full length.
     steps
         Of the parameters that both have looked at.
     """
@@ -239,7 +239,7 @@ def combined(
     point = dict(second.point)
     errors = {**first.errors, **second.errors}
     for name, step in steps.items():
-        if depends_on_length(name) or name not in first.errors or name not in second.errors:
+        if name not in first.errors or name not in second.errors:
             continue
         short = first.errors[name] ** 2 + (_COURSE_SHORT * step) ** 2
         full = second.errors[name] ** 2 + (_COURSE_FULL * step) ** 2

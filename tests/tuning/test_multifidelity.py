@@ -416,4 +416,7 @@ def test_how_many_parameters_are_changed_at_full_length(planned, expected):
     steps = dict.fromkeys([*found.curvatures, "step_object", "momentum"], 0.1)
     # the flattest of those that shorter trials can tell, and what these say nothing of
     names = (["step_object", "momentum"][: max(0, expected - 1)], ["defocus"][:expected])
-    assert strategy._last_names(steps, found) == names
+    assert strategy._last_names(steps, found, MIDDLE) == names
+    # where these were as long, the flattest has been changed there
+    names = (["step_object", "momentum"][:expected], [])
+    assert strategy._last_names(steps, found, FULL) == names
