@@ -198,6 +198,16 @@ def test_the_way_to_the_optimum():
     assert all(t.parameters == optimum.point for t in repeats)
 
 
+def test_a_repeat_does_not_stand_for_what_it_repeats():
+    strategy = make(DIMENSIONS, 70)
+    done = play(strategy)
+    last = [t for t in done if t.purpose == "refinement"][-1]
+    assert any(t.purpose == "repeat" and t.parameters == last.parameters for t in done)
+    # it was under way when the run was killed
+    again = strategy.propose([t for t in done if t is not last], [])
+    assert (again.purpose, again.seed, again.parameters) == ("refinement", 0, last.parameters)
+
+
 def test_the_second_time_and_at_full_length_steps_are_wider():
     """Where the objective rises by less than the scatter between blocks tells."""
     generator = np.random.default_rng(1)
