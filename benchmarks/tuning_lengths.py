@@ -4,9 +4,10 @@
     python benchmarks/tuning_lengths.py expected.npy --seeds 2 --orders 4
 
 On the simulated scan of benchmarks/tuning.py, with the true parameters, the scale is changed by
-0.9 % to both sides of the truth, in trials of the same order of the positions; the parabola through
+1.8 % to both sides of the truth, in trials of the same order of the positions; the parabola through
 the three held-out deviances gives its optimum. For every length: by how much the optima are off,
-and how they scatter over orders of the positions.
+how they scatter over orders of the positions, and the standard error that the scatter over blocks
+of the scan gives, which is that of the counts that were held out.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from hs_autoptycho._scan import read_scan
 from hs_autoptycho.tuning.objectives import make_objective
 from hs_autoptycho.tuning.trial import Fidelity
 
-STEP = 0.009
+STEP = 0.018
 FULL = Fidelity(TRIAL_PASSES)
 LENGTHS = (
     Fidelity(TRIAL_PASSES // 3, 0.5),
@@ -33,17 +34,18 @@ LENGTHS = (
 )
 
 
-def optimum(score, told: Told, length: Fidelity, order: int) -> float:
-    """Where the parabola has its minimum, in per cent of the scale."""
+def optimum(score, told: Told, length: Fidelity, order: int) -> tuple[float, float]:
+    """Where the parabola has its minimum, and its standard error, in per cent of the scale."""
     below, middle, above = (
-        score(
-            {**EXPERT, "scan_scale": told.scale + shift},
-            fidelity=length,
-            random_state=order,
-        ).value
+        np.array(
+            score(
+                {**EXPERT, "scan_scale": told.scale + shift}, fidelity=length, random_state=order
+            ).blocks
+        )
         for shift in (-STEP, 0.0, STEP)
     )
-    return 100 * STEP * (below - above) / (2 * (below + above - 2 * middle))
+    shifts = (below - above) / (2 * (below + above - 2 * middle).mean())
+    return 100 * STEP * shifts.mean(), 100 * STEP * shifts.std(ddof=1) / np.sqrt(len(shifts))
 
 
 def main() -> None:
@@ -53,7 +55,7 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=4)
     arguments = parser.parse_args()
     expected = np.load(arguments.expected, mmap_mode="r")
-    found: dict[Fidelity, list[list[float]]] = {length: [] for length in LENGTHS}
+    found: dict[Fidelity, list[list[tuple[float, float]]]] = {length: [] for length in LENGTHS}
     for seed in range(arguments.seeds):
         told = Told(expected, seed)
         scan = read_scan(told.signal, EXPERT, False)
@@ -61,14 +63,16 @@ def main() -> None:
         for length in LENGTHS:
             optima = [optimum(score, told, length, order) for order in range(arguments.orders)]
             found[length].append(optima)
-            say(f"seed {seed}, {length}: " + ", ".join(f"{o:+.2f} %" for o in optima))
+            say(f"seed {seed}, {length}: " + ", ".join(f"{o:+.2f} ± {e:.2f} %" for o, e in optima))
     rows = []
-    for length, optima in found.items():
+    for length, looks in found.items():
+        optima, errors = np.moveaxis(np.array(looks), -1, 0)
         scatter = np.sqrt(np.mean(np.var(optima, axis=1, ddof=1)))
         part = "whole" if length.part == 1 else f"{length.part:g} of it"
-        rows.append([length.n_iterations, part, length.reduction, f"{3 * length.cost(FULL):.2f}",
-                     f"{np.mean(optima):+.2f}", f"{scatter:.2f}"])  # fmt: skip
-    head = ["passes", "scan", "reduction", "full lengths", "off by %", "scatter %"]
+        work = f"{3 * length.cost(FULL):.2f}"
+        numbers = (f"{optima.mean():+.2f}", f"{scatter:.2f}", f"{errors.mean():.2f}")
+        rows.append([length.n_iterations, part, length.reduction, work, *numbers])
+    head = ["passes", "scan", "reduction", "full lengths", "off by %", "scatter", "error"]
     say(rst_table(head, rows))
     say(f"{arguments.seeds} seeds with {arguments.orders} orders each. {machine()}.")
 
