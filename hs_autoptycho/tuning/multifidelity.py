@@ -87,11 +87,11 @@ class Multifidelity:
     3. About the best of these each parameter is changed to both sides, and once more and further
        about the minimum of the parabolas, in trials of medium length (:mod:`.polish`). Step sizes
        and the like stay as they are: what is best for them depends on the length.
-    4. What that gives is tried at full length. There these are changed to both sides, and with the
-       best of them the flattest along its range is once more, as far as there are trials for it;
-       then the weighted mean of what both lengths say is tried. Further full-length trials, if any
-       are left, are proposed by a model that holds all scores, the short ones brought to the scale
-       of the others by a straight line.
+    4. What that gives is tried at full length. There these are changed to both sides; then, with
+       the best of them, so is the flattest along its range once more, as far as there are trials;
+       and the weighted mean of what both lengths say of it is tried. More full-length trials, if
+       any are left, are proposed by a model that holds all scores, the short ones brought to the
+       scale of the others by a straight line.
     5. Where the best has modes or slices that it could do without, it is tried with fewer.
     6. The best is repeated with other orders of the positions, to see how much scores scatter; and
        what polishing ended at, if that is another one. This is taken, for more trials speak for it,
@@ -345,8 +345,9 @@ class Multifidelity:
         comes first where there are few trials; it has been changed there if these were as long.
         """
         names = least_known(steps, found)
-        flattest = [name for name in names if name in found.curvatures and length != self.full][:1]
+        known = [name for name in names if name in found.curvatures]
         unknown = [name for name in names if name not in found.curvatures]
+        flattest = known[:1] if length != self.full else []
         freedoms = sum(d.name in FREEDOMS for d in self.dimensions)
         left = self.n_full - PROMOTED - 2 - freedoms - 2 * REPEATS
         if left < 2:  # one of them is worth all repeats but one
