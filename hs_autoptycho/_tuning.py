@@ -154,8 +154,9 @@ def tune_signal(
         else:
             executor = Distributed(score, search.held, client)
         n_positions = len(scan.experiment.counts)
+        splits = getattr(score, "splits", False)
         plan, tuning = _search(
-            search, executor, study, header, n_positions, callback, show_progressbar
+            search, executor, study, header, n_positions, splits, callback, show_progressbar
         )
         values = scan.experiment.complete({**search.held, **tuning.best.parameters})
         if tuning.interrupted:
@@ -200,6 +201,7 @@ def _search(
     study: Any,
     header: Mapping[str, Any],
     n_positions: int,
+    splits: bool,
     callback: Callable[[dict[str, Any]], bool | None] | None,
     show_progressbar: bool | None,
 ) -> tuple[Strategy, Tuning]:
@@ -218,6 +220,7 @@ def _search(
             planned=journal.header["n_trials"],
             start=search.start,
             random_state=header["random_state"],
+            splits=splits,
         )
         bar.update(len(journal.trials))
 

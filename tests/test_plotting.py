@@ -313,6 +313,24 @@ def test_tuning_of_several_fidelities():
     assert labels == expected
 
 
+def test_tuning_with_other_counts():
+    """They are of another scale each, and never the best so far."""
+    trials = study()
+    for i, (place, value, split) in enumerate([(20.0, 0.8, 1), (25.0, 0.1, 1), (20.0, 2.8, 2)]):
+        fidelity = {"n_iterations": 20, "part": 1.0, "reduction": 1, "split": split}
+        trials.append({"number": 10 + i, "parameters": {"defocus": place}, "objective": value})
+        trials[-1].update(fidelity=fidelity, duration=4.0)
+    figure = tuning_figure(trials, objective="held_out")
+    convergence = figure.axes[0]
+    full, short = convergence.collections[:2]
+    np.testing.assert_allclose(full.get_offsets(), [[6, 1.5], [7, 1.8], [8, 1.4]])
+    # 1.0 and 1.3 below what the same parameters have at full length, and 1.0 above
+    np.testing.assert_allclose(short.get_offsets()[5:], [[10, 1.95], [11, 1.25], [12, 1.8]])
+    assert star(convergence) == (8, 1.4)
+    labels = [text.get_text() for text in convergence.get_legend().get_texts()]
+    assert labels[:2] == ["full length", "short, other counts"]
+
+
 def test_tuning_against_seconds():
     convergence = tuning_figure(study(), against="seconds").axes[0]
     assert convergence.get_xlabel() == "seconds, all trials"

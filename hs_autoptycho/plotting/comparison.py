@@ -273,6 +273,8 @@ def _length(trial: Mapping[str, Any]) -> str:
         text += f", {100 * fidelity['part']:.3g} % of the scan"
     if fidelity.get("reduction", 1) > 1:
         text += f", detector / {fidelity['reduction']}"
+    if fidelity.get("split", 0):
+        text += f", other counts ({fidelity['split']})"
     return text
 
 

@@ -45,8 +45,8 @@ def tuning_figure(
         Dictionaries with ``number``, ``parameters``, ``objective`` (lower is better, or None)
         and ``status``, and optionally ``fidelity``, ``purpose`` and ``duration``. Those without an
         objective, or not ``"completed"``, are drawn on the top edge: as crosses, or grey if they
-        were ``"pruned"``. Trials of less than the full fidelity are small and grey, displaced by
-        what full trials of the same parameters differ from them.
+        were ``"pruned"``. Trials of less than the full fidelity, or judged by other counts, are
+        small and grey, displaced by what full trials of the same parameters differ from them.
     names
         Parameters to draw; by default all that the trials name.
     objective
@@ -124,6 +124,7 @@ class _Points:
     numbers: np.ndarray
     values: np.ndarray  # objective, nan where there is none
     full: np.ndarray  # of the full fidelity
+    other_counts: bool  # whether there are some that other counts judge
     repeat: np.ndarray
     pruned: np.ndarray
     best: int | None
@@ -133,19 +134,20 @@ class _Points:
         numbers = np.array([trial.get("number", i) for i, trial in enumerate(trials)])
         values = np.array([_objective(trial) for trial in trials], dtype=float)
         work = np.array([_work(trial) for trial in trials])
-        full = work == work.max() if len(work) else np.zeros(0, bool)
+        split = np.array([(trial.get("fidelity") or {}).get("split", 0) for trial in trials], int)
+        full = (work == work.max()) & (split == 0) if len(work) else np.zeros(0, bool)
         if not np.isfinite(values[full]).any():  # all that there is is short
             full = np.ones(len(trials), bool)
         repeat = np.array([trial.get("purpose") == "repeat" for trial in trials], dtype=bool)
         pruned = np.array([trial.get("status") == "pruned" for trial in trials], dtype=bool)
         keys = [tuple(sorted(map(str, trial["parameters"].items()))) for trial in trials]
-        _align(values, full, repeat, work, keys)
+        _align(values, full, repeat, list(zip(work, split, strict=True)), keys)
         best, usable = None, np.isfinite(values) & full & ~repeat
         if usable.any():
             best = int(np.argmin(np.where(usable, values, np.inf)))
             known = np.flatnonzero((numbers == best_trial) & np.isfinite(values))
             best = int(known[0]) if known.size else best
-        return cls(numbers, values, full, repeat, pruned, best)
+        return cls(numbers, values, full, bool(split.any()), repeat, pruned, best)
 
 
 def _objective(trial: Mapping[str, Any]) -> float:
@@ -160,11 +162,12 @@ def _work(trial: Mapping[str, Any]) -> float:
     return passes * part / fidelity.get("reduction", 1) ** 2
 
 
-def _align(values, full, repeat, work, keys) -> None:
-    """Bring short trials to the scale of full ones, in place: by what pairs of them differ."""
+def _align(values, full, repeat, kinds, keys) -> None:
+    """Bring other kinds of trials to the scale of full ones, in place: by what pairs differ."""
     at_full = {keys[i]: values[i] for i in np.flatnonzero(full & ~repeat & np.isfinite(values))}
-    for length in np.unique(work[~full]):
-        own = np.flatnonzero(~full & (work == length) & np.isfinite(values))
+    for kind in sorted({kinds[i] for i in np.flatnonzero(~full)}):
+        alike = np.array([other == kind for other in kinds])
+        own = np.flatnonzero(~full & alike & np.isfinite(values))
         steps = [at_full[keys[i]] - values[i] for i in own if keys[i] in at_full]
         if own.size and not steps:
             steps = [min(at_full.values(), default=0.0) - values[own].min()]
@@ -177,7 +180,8 @@ def _scatter(ax: Axes, x, points: _Points, label: bool = False) -> Panel:
     valid = np.isfinite(points.values)
     main = valid & points.full & ~points.repeat
     style = {"s": 18, "linewidths": 0.3, "edgecolors": GREY, "zorder": 3}
-    names = ("trial" if points.full.all() else "full length", "short", "repeated")
+    rest = "short, other counts" if points.other_counts else "short"
+    names = ("trial" if points.full.all() else "full length", rest, "repeated")
     names = names if label else (None, None, None)
     full = ax.scatter(
         x[main], points.values[main], c=points.numbers[main], cmap="cividis", label=names[0],

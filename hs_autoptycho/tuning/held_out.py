@@ -70,6 +70,7 @@ class HeldOut:
     """
 
     name = "held_out"
+    splits = False
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class HeldOut:
         self._all_fitted = held is None
         self._counted = counted
         self._facts: dict[str, float] = {}
-        self._parts = ScanParts(fitted, test)
+        self._kept: tuple[int, ScanParts] | None = 0, ScanParts(fitted, test)
         # a pattern without any counts was not recorded
         self._recorded = (fitted.totals + test.totals > 0).reshape(self._scan_shape)
 
@@ -99,7 +100,7 @@ class HeldOut:
         random_state: int,
         limits: Sequence[tuple[int, float]] = (),
     ) -> Score:
-        part = self._part(fidelity.part)
+        part = self._part(fidelity)
         watch = _Watch(part, limits, fidelity.n_iterations)
         start = time.perf_counter()
         fit = self.engine.fit(
@@ -140,18 +141,22 @@ class HeldOut:
                 metrics["noise_floor"] = float(expected.mean())
                 metrics["excess"] = score.value - metrics["noise_floor"]
 
-    def _part(self, part: float) -> _Part:
-        window = scan_window(self._scan_shape, part)
+    def _part(self, fidelity: Fidelity) -> _Part:
+        window = scan_window(self._scan_shape, fidelity.part)
         held, recorded = self._held[window], self._recorded[window]
         scored = np.flatnonzero(held & recorded)
         count = min(SAMPLE, max(min(16, len(scored)), int(SAMPLED_PART * held.size)))
         return _Part(
-            *self._parts.at(part),
+            *self._split(fidelity.split).at(fidelity.part),
             positions=None if self._all_fitted else np.flatnonzero(~held),
             scored=scored,
             sample=_evenly(len(scored), count),
             tiles=np.unique(_tiles(held.shape)[scored], return_inverse=True)[1],
         )
+
+    def _split(self, split: int) -> ScanParts:
+        """What is fitted and what judges: of these data one split alone is made."""
+        return self._kept[1]
 
 
 class HeldOutCounts(HeldOut):
@@ -160,6 +165,9 @@ class HeldOutCounts(HeldOut):
     Each count is held out with a probability of 10 %, once for all trials. All positions stay, so
     overlap and position correction are untouched, and the score is taken on the detector's own
     pixels whatever the parameters. It does not fall with overfitting, as the training error does.
+
+    Another tenth can be held out (`Fidelity.split`): what one says of the optimum has an error of
+    its own, and the mean of what several say a smaller one. The last split is kept.
 
     Data that are no whole numbers are divided by their gain and rounded, if they show that they
     were counted: see :func:`.gain.as_counts`.
@@ -180,6 +188,7 @@ class HeldOutCounts(HeldOut):
     """
 
     name = "held_out"
+    splits = True
 
     def __init__(
         self, experiment: Experiment, *, random_state: int = 0, engine: Engine | None = None
@@ -187,6 +196,7 @@ class HeldOutCounts(HeldOut):
         counted, gain = as_counts(experiment)
         counted, note = _without_saturated(counted)
         super().__init__(*counted.split(FITTED, random_state), engine=engine)
+        self._whole, self._random_state = counted, random_state
         self.notes += note
         if gain is not None:
             self._facts["gain"] = gain
@@ -194,6 +204,27 @@ class HeldOutCounts(HeldOut):
                 f"The data are no whole numbers; a gain of {gain:.5g} a count was found, by which "
                 "they were divided before they were rounded and split."
             )
+
+    def __getstate__(self):
+        """Counts in memory travel once, and are split where they arrive."""
+        if self._whole.stored:
+            return self.__dict__
+        return {**self.__dict__, "_kept": None}
+
+    def _split(self, split: int) -> ScanParts:
+        kept = self._kept  # another thread may change it
+        if kept is None or kept[0] != split:
+            self._kept = None  # two would be too much for memory
+            seed = split_seed(self._random_state, split)
+            kept = self._kept = split, ScanParts(*self._whole.split(FITTED, seed))
+        return kept[1]
+
+
+def split_seed(random_state: int, split: int) -> int:
+    """The seed of a split: that of the study for the one of the search."""
+    if not split:
+        return random_state
+    return int(np.random.SeedSequence([random_state, split]).generate_state(1)[0])
 
 
 def _without_saturated(experiment: Experiment) -> tuple[Experiment, list[str]]:

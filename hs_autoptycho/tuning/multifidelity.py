@@ -9,26 +9,16 @@ from statistics import mean, stdev
 from typing import Any
 
 from hs_autoptycho.tuning.optimizer import Sampler
-from hs_autoptycho.tuning.polish import (
-    Optimum,
-    both_sides,
-    combined,
-    depends_on_length,
-    least_known,
-    lowest,
-    parabolas,
-    step_sizes,
-    widened,
-)
+from hs_autoptycho.tuning.polish import Optimum, depends_on_length
 from hs_autoptycho.tuning.schedule import curve_limits, n_initial, next_number, told
 from hs_autoptycho.tuning.selection import (
     agreement,
-    complexity,
     select_best,
     straight_line,
     usable,
 )
 from hs_autoptycho.tuning.space import Dimension, complete_point
+from hs_autoptycho.tuning.stages import Stage, Way
 from hs_autoptycho.tuning.trial import Fidelity, Trial
 
 # Trials at full length, as a part of all, and at least.
@@ -51,33 +41,6 @@ FREEDOMS = ("n_slices", "n_probe_modes", "n_variable_modes")
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One step from a good point to the best.
-
-    Attributes
-    ----------
-    purpose : str
-        Of its trials.
-    fidelity : Fidelity
-    points : list of dict
-        To be tried.
-    found : Optimum
-        What these and the ones before say, if they have all been tried.
-    """
-
-    purpose: str
-    fidelity: Fidelity
-    points: list[dict[str, Any]]
-    found: Optimum
-
-    def left(self, trials: Sequence[Trial]) -> list[dict[str, Any]]:
-        """Points that are not among some trials; the repeats with other seeds do not count."""
-        own = [t for t in trials if t.fidelity == self.fidelity and t.purpose != "repeat"]
-        tried = [t.parameters for t in own]
-        return [point for point in self.points if point not in tried]
-
-
-@dataclass(frozen=True)
 class Multifidelity:
     """Search with short trials on a part of the scan; what is promising is tried at full length.
 
@@ -87,15 +50,17 @@ class Multifidelity:
     3. About the best of these each parameter is changed to both sides, and once more and further
        about the minimum of the parabolas, in trials of medium length (:mod:`.polish`). Step sizes
        and the like stay as they are: what is best for them depends on the length.
-    4. What that gives is tried at full length. There these are changed to both sides; then, with
-       the best of them, so is the flattest along its range once more, as far as there are trials;
-       and the weighted mean of what both lengths say of it is tried. More full-length trials, if
-       any are left, are proposed by a model that holds all scores, the short ones brought to the
-       scale of the others by a straight line.
-    5. Where the best has modes or slices that it could do without, it is tried with fewer.
-    6. The best is repeated with other orders of the positions, to see how much scores scatter; and
-       what polishing ended at, if that is another one. This is taken, for more trials speak for it,
-       unless the other one's mean is lower by more than its standard error.
+    4. What that gives is tried at full length. There these are changed to both sides, far, and then
+       half as far about the best of them; then so is the flattest along its range once more, judged
+       by other parts of the counts too; all this as far as there are trials. The weighted mean of
+       what both lengths say of the flattest is tried. More full-length trials, if any are left, are
+       proposed by a model that holds all scores, the short ones brought to the scale of the others
+       by a straight line.
+    5. Where the best has modes or slices that it could do without, it is tried with fewer; and so
+       is what polishing ended at, if that is another one.
+    6. Both are repeated with other orders of the positions, to see how much scores scatter. The
+       polished one is taken, for more trials speak for it, unless the other one's mean is lower by
+       more than its standard error.
 
     A trial whose learning curve is far worse than those of the better ones is stopped early.
 
@@ -114,6 +79,8 @@ class Multifidelity:
         Proposes what is tried at full length.
     seed : int
         Of every reconstruction but the repeated ones.
+    splits : bool
+        Whether trials can be judged by other parts of the counts.
 
     References
     ----------
@@ -130,6 +97,7 @@ class Multifidelity:
     planned: int
     late: Sampler
     seed: int = 0
+    splits: bool = False
     name: str = "multifidelity"
 
     @property
@@ -177,7 +145,9 @@ class Multifidelity:
                 return self._trial(point, self.full, "proposal", every)
         if any(t.purpose == "proposal" for t in pending):
             return None
-        if simpler:
+        # one repeat is worth more than the second of these
+        first = not any(t.purpose == "simpler" for t in every)
+        if simpler and (first or left > min(1, len(repeats))):
             return self._trial(simpler[0], self.full, "simpler", every)
         if any(t.purpose == "simpler" for t in pending):
             return None
@@ -247,14 +217,21 @@ class Multifidelity:
 
     def _finalists(self, done: Sequence[Trial]) -> list[Trial]:
         """What is best by one order of the positions, and what polishing ended at."""
-        best = select_best(done, self.full)
+        best, polished = select_best(done, self.full), self._polished(done)
         if best is None:
             return []
-        polished = [t for t in usable(done, self.full) if t.purpose == "refinement"]
-        last = max(polished, key=lambda t: t.number, default=best)
-        if last is best or complexity(last.parameters) > complexity(best.parameters):
-            return [best]
-        return [best, last]
+        return [best] if polished is None or polished is best else [best, polished]
+
+    def _polished(self, done: Sequence[Trial]) -> Trial | None:
+        """Where polishing ended, with as few modes and slices as do."""
+        at_full, optimum = usable(done, self.full), self.optimum(done)
+        end = None if optimum is None else optimum.point
+        refined = [t for t in at_full if t.purpose == "refinement" or t.parameters == end]
+        if not refined:
+            return None
+        last = max(refined, key=lambda t: t.number)
+        alike = [t for t in at_full if _rest(t).items() <= _rest(last).items()]
+        return select_best(alike, self.full)
 
     def _scores(self, trial: Trial, done: Sequence[Trial]) -> dict[int, float]:
         """Objectives of a trial and of its repeats, by seed."""
@@ -306,54 +283,19 @@ class Multifidelity:
         """The stages of going from the best of the promoted to the optimum, in their order."""
         center = self._center(done)
         if center is None or not self.n_polish[0]:
-            return
+            return iter(())
         # where short trials mislead, those of medium length may too
         length = self.middle if self._believed(done) else self.full
-        short = [t for t in done if t.purpose == "search"]
-        dimensions, start = self.dimensions, center.parameters
-        steps = step_sizes(dimensions, start, short)
-        now = {name: step for name, step in steps.items() if not depends_on_length(name)}
-        about = [t for t in done if t.fidelity == length and t.purpose != "repeat"]
-        found = Optimum(start, {}, {})
-        for _ in range(self.n_polish[0]):
-            points = both_sides(dimensions, found.point, now)
-            wider = widened(dimensions, found.point, now, about)
-            found = parabolas(dimensions, found.point, now, about)
-            yield Stage("both sides", length, points, found)
-            now = wider
-        yield Stage("refinement", self.full, [found.point], found)
-        at_full = [t for t in done if t.fidelity == self.full and t.purpose != "repeat"]
-        unknown, flattest = self._last_names(steps, found, length)
-        if unknown:
-            last = {name: steps[name] for name in unknown}
-            points = both_sides(dimensions, found.point, last)
-            found = lowest(dimensions, found, last, at_full)
-            yield Stage("full sides", self.full, points[1:], found)
-            yield Stage("refinement", self.full, [found.point], found)
-        if flattest:
-            last = {name: now[name] for name in flattest}
-            points = both_sides(dimensions, found.point, last)
-            end = parabolas(dimensions, found.point, last, at_full)
-            end = combined(dimensions, found, end, last)
-            yield Stage("full sides", self.full, points[1:], end)
-            yield Stage("refinement", self.full, [end.point], end)
+        way = Way(self.dimensions, self.n_polish[0], length, self.full, self._n_spare, self.splits)
+        return way.stages(center.parameters, done)
 
-    def _last_names(self, steps, found: Optimum, length: Fidelity) -> tuple[list[str], list[str]]:
-        """Which parameters to change at full length, as many as there are trials for.
-
-        Those that trials about the best point cannot tell, and the flattest of the others, which
-        comes first where there are few trials; it has been changed there if these were as long.
-        """
-        names = least_known(steps, found)
-        known = [name for name in names if name in found.curvatures]
-        unknown = [name for name in names if name not in found.curvatures]
-        flattest = known[:1] if length != self.full else []
+    @property
+    def _n_spare(self) -> int:
+        """Trials at full length that neither the way there nor the end of a search needs."""
         freedoms = sum(d.name in FREEDOMS for d in self.dimensions)
         left = self.n_full - PROMOTED - 2 - freedoms - 2 * REPEATS
-        if left < 2:  # one of them is worth all repeats but one
-            left = min(left + 2 * REPEATS - 1, 2)
-        n = max(0, left // 2)
-        return unknown[: max(0, n - len(flattest))], flattest[:n]
+        # two on the way are worth all repeats but one
+        return left if left >= 2 else max(0, min(left + 2 * REPEATS - 1, 2))
 
     def _believed(self, done: Sequence[Trial]) -> bool:
         return not self.agreement(done) <= AGREEMENT
@@ -368,23 +310,28 @@ class Multifidelity:
         ]
 
     def _simpler(self, done: Sequence[Trial]) -> list[dict[str, Any]]:
-        """The lowest objective's parameters with one freedom less, for each freedom it has."""
-        full = [
-            t for t in done
-            if t.fidelity == self.full and t.status == "completed" and t.purpose != "repeat"
-        ]  # fmt: skip
+        """What polishing ended at, and what is lowest, with one freedom less for each they have."""
+        full = usable(done, self.full)
         if not full:
             return []
-        best = min(full, key=lambda t: (t.objective, t.number)).parameters
+        bases = [self._polished(done), min(full, key=lambda t: (t.objective, t.number))]
         out = []
-        for dimension in self.dimensions:
-            if dimension.name not in FREEDOMS or dimension.name not in best:
-                continue
-            below = [v for v in _values(dimension) if v < best[dimension.name]]
-            if below:
-                simpler = {**best, dimension.name: max(below)}
-                out.append(complete_point(self.dimensions, simpler))
+        for base in bases:
+            for dimension in self.dimensions:
+                if base is None or dimension.name not in FREEDOMS:
+                    continue
+                least = base.parameters.get(dimension.name, -math.inf)
+                below = [v for v in _values(dimension) if v < least]
+                if below:
+                    simpler = {**base.parameters, dimension.name: max(below)}
+                    simpler = complete_point(self.dimensions, simpler)
+                    out += [simpler] if simpler not in out else []
         return out
+
+
+def _rest(trial: Trial) -> dict[str, Any]:
+    """What stays as it is in a simpler model, but for what that does not have."""
+    return {name: v for name, v in trial.parameters.items() if name not in FREEDOMS}
 
 
 def _key(trial: Trial) -> tuple:

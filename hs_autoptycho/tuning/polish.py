@@ -25,7 +25,7 @@ SMALLEST_STEP, LARGEST_STEP = 0.01, 0.15
 # They are widened, by so much at most, until the objective rises by so many standard errors of the
 # difference between both sides: what the order of the positions does to that difference does not
 # grow with the step, and would decide where the rise is small.
-_RISE, _WIDER, _WIDEST_STEP = 20, 5, 0.3
+_RISE, _WIDER, WIDEST_STEP = 20, 5, 0.3
 _BETTER = 1 / 3
 _FEWEST_BETTER = 5
 # What is best for these depends on how many passes there are: shorter trials say nothing of it.
@@ -114,7 +114,7 @@ def widened(
             error = slope.std(ddof=1) / math.sqrt(len(slope)) if len(slope) > 1 else 0.0
             rise = max(float(curvature.mean()) / 2, 0.0)
             factor = min(_RISE * error / rise if rise else _WIDER, _WIDER)
-        wider[name] = max(step, min(factor * step, _WIDEST_STEP))
+        wider[name] = max(step, min(factor * step, WIDEST_STEP))
     return wider
 
 
@@ -156,11 +156,15 @@ def least_known(steps: Mapping[str, float], found: Optimum) -> list[str]:
 
 
 def moved(dimensions: Sequence[Dimension], point: Point, by: Mapping[str, float]) -> dict[str, Any]:
-    """A point with parameters changed by parts of their ranges, within these."""
+    """A point with parameters changed by parts of their ranges, within these.
+
+    Places are rounded, so that two ways to the same one meet and it is tried once.
+    """
     out = dict(point)
     for d in dimensions:
-        if d.name in by:
-            out[d.name] = d.value(min(max(d.place(point[d.name]) + by[d.name], 0.0), 1.0))
+        if by.get(d.name, 0.0):
+            place = round(d.place(point[d.name]) + by[d.name], 12)
+            out[d.name] = d.value(min(max(place, 0.0), 1.0))
     return out
 
 
@@ -177,7 +181,8 @@ def parabolas(
     dimensions, center, steps
         As for :func:`both_sides`.
     trials
-        What came of its points. Where one has failed the parameter stays as it is.
+        What came of its points. Where one has failed the parameter stays as it is. Where they were
+        judged by several parts of the counts, all of them have to be.
     """
     shifts, errors, curvatures = {}, {}, {}
     for name, step in steps.items():
@@ -292,12 +297,17 @@ def _jackknife(slope: np.ndarray, curvature: np.ndarray) -> float:
 
 
 def _scores(trials: Sequence[Trial]) -> dict[tuple, np.ndarray]:
-    """Scores by block of every completed trial, or the score alone where there are no blocks."""
-    return {
-        _key(t.parameters): np.array(t.blocks or [t.objective], float)
-        for t in trials
-        if t.status == "completed"
-    }
+    """Scores by block, or the score alone where there are no blocks, of all completed points.
+
+    Where a point was judged by several parts of the counts, their mean.
+    """
+    scores: dict[tuple, list[np.ndarray]] = {}
+    for t in trials:
+        if t.status == "completed":
+            scores.setdefault(_key(t.parameters), []).append(
+                np.array(t.blocks or [t.objective], float)
+            )
+    return {key: np.mean(own, axis=0) for key, own in scores.items()}
 
 
 def _difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -54,9 +54,12 @@ class Objective(Protocol):
     Attributes
     ----------
     name : str
+    splits : bool
+        Whether a trial can be judged by another part of the data: `Fidelity.split`.
     """
 
     name: str
+    splits: bool
 
     def __call__(
         self,
@@ -73,7 +76,7 @@ class Objective(Protocol):
         parameters
             Of :data:`.parameters.PARAMETERS`.
         fidelity
-            Passes, part of the scan, reduction of the detector.
+            Passes, part of the scan, reduction of the detector, and by what it is judged.
         random_state
             Seed of the reconstruction.
         limits
@@ -100,9 +103,10 @@ class ScanParts:
 
     def at(self, part: float) -> tuple[Experiment, ...]:
         """The experiments on a part of the scan."""
-        if self._kept[0] != part:
-            self._kept = part, tuple(e.part_of_scan(part) for e in self._experiments)
-        return self._kept[1]
+        kept = self._kept  # another thread may change it
+        if kept[0] != part:
+            kept = self._kept = part, tuple(e.part_of_scan(part) for e in self._experiments)
+        return kept[1]
 
 
 def status_of(reconstruction: Reconstruction) -> str:

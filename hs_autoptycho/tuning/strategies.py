@@ -44,6 +44,7 @@ def make_strategy(
     planned: int | None = None,
     start: Sequence[Mapping[str, Any]] = (),
     random_state: int = 0,
+    splits: bool = False,
 ) -> Strategy:
     """The strategy of a name.
 
@@ -67,6 +68,8 @@ def make_strategy(
         Points that are tried first.
     random_state
         Seed.
+    splits
+        Whether the objective can judge by other parts of the counts: see `Fidelity.split`.
 
     Raises
     ------
@@ -94,5 +97,5 @@ def make_strategy(
     late = GaussianProcessOptimizer(dimensions, n_initial=2, **options)
     middle = middle_fidelity(full, cheap)
     return Multifidelity(
-        sampler, dimensions, cheap, middle, full, n_trials, planned, late, random_state
+        sampler, dimensions, cheap, middle, full, n_trials, planned, late, random_state, splits
     )

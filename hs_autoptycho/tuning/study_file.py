@@ -138,6 +138,7 @@ def _check_trial(trial: Trial) -> None:
         and all(map(_is_setting, trial.parameters.values())),
         "fidelity": _is_whole(fidelity.n_iterations, 1)
         and _is_whole(fidelity.reduction, 1)
+        and _is_whole(fidelity.split, 0)
         and _is_finite(fidelity.part)
         and 0 < fidelity.part <= 1,
         "purpose": isinstance(trial.purpose, str),

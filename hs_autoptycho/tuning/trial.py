@@ -28,7 +28,7 @@ INTERRUPTED = "interrupted"
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How much work a trial is.
+    """How much work a trial is, and by which counts it is judged: what makes scores comparable.
 
     Attributes
     ----------
@@ -39,11 +39,15 @@ class Fidelity:
     reduction : int
         The central 1/reduction of the detector is used in both directions; the object's pixels
         are as many times larger, and the window of the probe stays as wide as it is.
+    split : int
+        Which part of the counts judges: 0 for that of the search, else another one, as large, where
+        the objective can take another.
     """
 
     n_iterations: int
     part: float = 1.0
     reduction: int = 1
+    split: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python types."""

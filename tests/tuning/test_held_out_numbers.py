@@ -148,7 +148,7 @@ def objective(scan_shape=(20, 24), held=None, **changed):
     one._scan_shape, one._all_fitted, one._facts = scan_shape, held is None, {}
     one._held = np.ones(scan_shape, bool) if held is None else held
     one._recorded, one._counted = np.ones(scan_shape, bool), True
-    one._parts = SimpleNamespace(at=lambda part: ("fitted", "test"))
+    one._kept = 0, SimpleNamespace(at=lambda part: ("fitted", "test"))
     for name, value in changed.items():
         setattr(one, name, value)
     return one
@@ -159,7 +159,7 @@ def objective(scan_shape=(20, 24), held=None, **changed):
 )
 def test_positions_that_are_sampled(scan_shape, n):
     """An eighth, at least 16 or all of them, 256 at most."""
-    part = objective(scan_shape)._part(1.0)
+    part = objective(scan_shape)._part(Fidelity(1))
     assert len(part.sample) == n
     assert part.positions is None
     assert np.array_equal(part.scored, np.arange(math.prod(scan_shape)))
@@ -171,7 +171,7 @@ def test_positions_that_are_judged():
     held[::5, 1::4] = True
     recorded = np.ones((20, 24), bool)
     recorded[5] = False
-    part = objective(held=held, _recorded=recorded)._part(1.0)
+    part = objective(held=held, _recorded=recorded)._part(Fidelity(1))
     assert np.array_equal(part.scored, np.flatnonzero(held & recorded))
     assert np.array_equal(part.positions, np.flatnonzero(~held))
     assert len(part.sample) == 18 and part.tiles.shape == (18,)
@@ -198,7 +198,7 @@ def test_what_is_made_of_the_deviances():
     held = np.zeros((16, 16), bool)
     held[0, :4], held[8, 3:7] = True, True  # 0, 1, 2, 3 and 131, 132, 133, 134
     one = objective((16, 16), held)
-    part = one._part(1.0)
+    part = one._part(Fidelity(1))
     score = Score(math.inf, {"n_iterations": 12}, None)
     score.curve = [(3, 9.0), (6, 8.0), (12, 7.0)]
     one._judge(score, Fit(), part)

@@ -10,6 +10,7 @@ from hs_autoptycho.tuning.multifidelity import Multifidelity
 from hs_autoptycho.tuning.optimizer import RandomSampler
 from hs_autoptycho.tuning.polish import Optimum
 from hs_autoptycho.tuning.space import SLICES, Dimension
+from hs_autoptycho.tuning.stages import Way
 from hs_autoptycho.tuning.trial import Fidelity, Trial
 
 CHEAP, MIDDLE, FULL = Fidelity(3, 0.25), Fidelity(4, 0.5), Fidelity(12)
@@ -152,6 +153,56 @@ def test_more_trials_than_were_planned_are_at_full_length():
         ("search", 20), ("promotion", 4), ("both sides", 10), ("refinement", 1), ("full sides", 2),
         ("refinement", 1), ("proposal", 3), ("simpler", 1), ("repeat", 2),
     ]  # fmt: skip
+
+
+def by_other_counts(t):
+    """What another part of the counts says of the rotation: a degree more, and two less."""
+    shift = {0: 0.0, 1: 1.0, 2: -2.5}[t.fidelity.split]
+    p = {**t.parameters, "scan_rotation": t.parameters["scan_rotation"] - shift}
+    return score(replace(t, parameters=p, fidelity=replace(t.fidelity, split=0)))
+
+
+def test_other_counts_are_asked_as_far_as_there_are_trials():
+    with_splits = [replace(make(DIMENSIONS, n), splits=True) for n in (60, 70, 82, 120)]
+    counts = [
+        sum(t.purpose == "other counts" for t in play(s, 1, by_other_counts)) for s in with_splits
+    ]
+    assert counts == [0, 3, 6, 6]
+    assert "other counts" not in dict(phases(play(make(DIMENSIONS, 120))))
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_what_several_parts_of_the_counts_say(at_once):
+    strategy = replace(make(DIMENSIONS, 82), splits=True)
+    done = play(strategy, at_once, by_other_counts)
+    assert phases(done)[4:7] == [("full sides", 2), ("other counts", 6), ("refinement", 1)]
+    own = [t for t in done if t.purpose == "other counts"]
+    assert [t.fidelity for t in own] == [replace(FULL, split=k) for k in (1, 1, 1, 2, 2, 2)]
+    sides = [t.parameters for t in done if t.purpose == "full sides"]
+    first, last = (t for t in done if t.purpose == "refinement")
+    for look in (own[:3], own[3:]):
+        assert [t.parameters for t in look] == [first.parameters, *sides]
+    # 3.5, 4.5 and 1 degree: 3 in the mean, as shorter trials say
+    assert last.parameters["scan_rotation"] == pytest.approx(3.0, abs=1e-3)
+    # what other counts judged is no candidate, and nobody is told of it
+    for t in own:
+        t.objective = 0.0
+    assert strategy.best(done).fidelity == FULL
+    assert all(value > 0.5 for _, value in strategy.told_at_full(done))
+
+
+@pytest.mark.parametrize("failed", [0, 1, 2])
+def test_a_part_of_the_counts_that_not_all_points_have(failed):
+    strategy, done = replace(make(DIMENSIONS, 82), splits=True), []
+    while (t := strategy.propose(done, [])) is not None:
+        t.objective = by_other_counts(t)
+        t.blocks = [t.objective + e for e in (-2e-6, 0.0, 1e-6, 1e-6)]
+        if t.fidelity.split == 1 and sum(o.fidelity.split == 1 for o in done) == failed:
+            t.objective, t.status, t.blocks = None, "failed", []
+        done.append(t)
+    last = [t for t in done if t.purpose == "refinement"][-1].parameters
+    # 3.5 and 1 at full length, 16 times as much as 3 of shorter ones
+    assert last["scan_rotation"] == pytest.approx((3 + 16 * 2.25) / 17, abs=0.02)
 
 
 def test_where_short_trials_mislead_there_are_no_other_lengths():
@@ -363,12 +414,33 @@ class TestBest:
         done[-1].status, done[-1].objective = "failed", None
         assert self.strategy.best(done).parameters == {"defocus": 0.1}
 
-    def test_only_what_is_as_simple_is_taken(self):
+    def test_what_was_polished_is_taken_with_as_few_modes_as_do(self):
         dimensions = [Dimension("defocus", 0.0, 1.0), MODES]
-        simple = trial(0, 1.0, "promotion", defocus=0.1, n_probe_modes=1)
-        for modes, expected in ((2, 1), (1, 2)):
-            last = trial(1, 1.2, "refinement", defocus=0.2, n_probe_modes=modes)
-            assert len(make(dimensions)._finalists([simple, last])) == expected
+        scatter = 0.1 * np.array([1, -1, 1, -1])
+
+        def done(*values):
+            """A promoted one with one mode, a polished one with four, the same with two and one."""
+            simple = trial(0, 1.0, "promotion", defocus=0.1, n_probe_modes=1)
+            last = trial(1, values[0], "refinement", defocus=0.2, n_probe_modes=4)
+            fewer = [
+                trial(2 + i, value, "simpler", defocus=0.2, n_probe_modes=modes)
+                for i, (value, modes) in enumerate(zip(values[1:], (2, 1), strict=False))
+            ]
+            trials = [simple, last, *fewer]
+            for t in trials:  # standard errors of differences from the last one's are 0.058
+                t.blocks = list(t.objective + scatter * (t is not last))
+            return trials
+
+        finalists = make(dimensions)._finalists
+        assert [t.number for t in finalists(done(0.9))] == [1]
+        assert [t.number for t in finalists(done(0.97))] == [0, 1]
+        assert [t.number for t in finalists(done(0.97, 1.0))] == [0, 2]
+        assert [t.number for t in finalists(done(0.97, 1.1))] == [0, 1]
+        assert [t.number for t in finalists(done(0.97, 1.0, 1.02))] == [0, 3]
+        # a simpler one of something else
+        trials = done(0.97, 1.0)
+        trials[2].parameters["defocus"] = 0.21
+        assert [t.number for t in finalists(trials)] == [0, 1]
 
     def test_nothing_at_full_length(self):
         assert self.strategy.best([trial(0, 3.0), trial(1, 2.0)]).number == 1
@@ -417,16 +489,39 @@ def test_simpler_models():
 
 
 @pytest.mark.parametrize(
-    ("planned", "expected"), [(37, 0), (38, 1), (58, 1), (59, 2), (66, 2), (67, 3), (76, 3)]
-)
-def test_how_many_parameters_are_changed_at_full_length(planned, expected):
+    ("planned", "n", "rounds"),
+    [(37, 0, 0), (38, 1, 0), (58, 1, 0), (59, 2, 1), (66, 2, 1), (67, 3, 1), (74, 3, 1),
+     (75, 3, 1), (76, 3, 1), (82, 3, 1), (83, 3, 2)],
+)  # fmt: skip
+def test_how_many_parameters_are_changed_at_full_length(planned, n, rounds):
     """Two trials each, of those that are not for promotion, modes and repeats; one at the least."""
     strategy = make([*make(4).dimensions, MODES], planned)
     found = Optimum({}, {}, {"C12a": 3.0, "defocus": 1.0, "C12b": 2.0, "scan_rotation": 4.0})
     steps = dict.fromkeys([*found.curvatures, "step_object", "momentum"], 0.1)
     # the flattest of those that shorter trials can tell, and what these say nothing of
-    names = (["step_object", "momentum"][: max(0, expected - 1)], ["defocus"][:expected])
-    assert strategy._last_names(steps, found, MIDDLE) == names
+    names = ["step_object", "momentum"][: max(0, n - 1)]
+    looks = way(strategy).last_looks(steps, found)
+    assert looks == (names, rounds, ["defocus"][:n], 0)
     # where these were as long, the flattest has been changed there
-    names = (["step_object", "momentum"][:expected], [])
-    assert strategy._last_names(steps, found, FULL) == names
+    looks = way(strategy, FULL).last_looks(steps, found)
+    assert (looks.unknown, looks.flattest) == (["step_object", "momentum"][:n], [])
+
+
+def test_how_many_parts_of_the_counts_are_asked():
+    """Three trials each, after those that shorter ones say nothing of were changed twice."""
+    found = Optimum({}, {}, {"defocus": 1.0})
+    strategies = [replace(make([*make(4).dimensions, MODES], n), splits=True) for n in (70, 82, 94)]
+
+    def others(names, length, strategies):
+        steps = dict.fromkeys(names, 0.1)
+        return [way(s, length).last_looks(steps, found).other_counts for s in strategies]
+
+    for names, expected in ((["defocus"], [1, 2, 2]), (["defocus", "momentum"], [0, 0, 2])):
+        assert others(names, MIDDLE, strategies) == expected
+        assert others(names, FULL, strategies) == [0, 0, 0]
+        blind = [replace(s, splits=False) for s in strategies]
+        assert others(names, MIDDLE, blind) == [0, 0, 0]
+
+
+def way(strategy, length=MIDDLE):
+    return Way(strategy.dimensions, 2, length, strategy.full, strategy._n_spare, strategy.splits)

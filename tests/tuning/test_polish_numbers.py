@@ -129,6 +129,19 @@ def test_a_parabola_by_block():
     assert found.errors["C12a"] == pytest.approx(0.2 * 1.5)
 
 
+def test_the_mean_of_several_parts_of_the_counts():
+    one, other = looks(), looks(2 * CURVATURE, SLOPE + 6, common=(1.0, 2.0, 3.0, 4.0))
+    found = parabolas(DIMENSIONS, CENTER, STEPS, [*one, *other])
+    mean = looks(1.5 * CURVATURE, SLOPE + 3)
+    assert found == parabolas(DIMENSIONS, CENTER, STEPS, mean)
+    # of a failed one the other alone is known
+    for t in other:
+        t.status = "failed"
+    assert parabolas(DIMENSIONS, CENTER, STEPS, [*one, *other]) == parabolas(
+        DIMENSIONS, CENTER, STEPS, one
+    )
+
+
 def test_blocks_of_one_side_alone_tell_no_error():
     found = looks()
     whole = parabolas(DIMENSIONS, CENTER, STEPS, found)

@@ -114,6 +114,8 @@ def test_what_a_trial_may_do_without(tmp_path):
         ("fidelity", {"n_iterations": 2, "part": "1"}),
         ("fidelity", {"n_iterations": 2, "reduction": 0}), ("fidelity", {"part": 0.5}),
         ("fidelity", {"n_iterations": 2, "part": math.nan}), ("fidelity", 3),
+        ("fidelity", {"n_iterations": 2, "split": -1}),
+        ("fidelity", {"n_iterations": 2, "split": 0.5}),
         ("purpose", 3), ("seed", -1), ("seed", 1.5), ("objective", "3"), ("objective", math.inf),
         ("metrics", {"frc": "1"}), ("metrics", {"frc": True}), ("metrics", [1]),
         ("blocks", ["1"]), ("blocks", 3), ("status", "fine"), ("status", ["failed"]),
@@ -134,6 +136,7 @@ def test_no_trial(tmp_path, name, value):
         ("parameters", {"a": True, "b": "x", "c": None, "d": 2, "e": -1.5}),
         ("fidelity", {"n_iterations": 1, "part": 1, "reduction": 1}),
         ("fidelity", {"n_iterations": 3, "part": 0.001, "reduction": 2}),
+        ("fidelity", {"n_iterations": 3, "part": 1.0, "reduction": 1, "split": 2}),
         ("status", "pruned"), ("status", "interrupted"), ("metrics", {}), ("blocks", []),
     ],
 )  # fmt: skip
