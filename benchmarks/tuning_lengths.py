@@ -1,18 +1,20 @@
 """How well trials of several lengths know the scale of the scan.
 
     python benchmarks/tuning.py simulate expected.npy
-    python benchmarks/tuning_lengths.py expected.npy --seeds 2 --orders 4
+    python benchmarks/tuning_lengths.py expected.npy --seeds 2 --looks 4
 
 On the simulated scan of benchmarks/tuning.py, with the true parameters, the scale is changed by
 1.8 % to both sides of the truth, in trials of the same order of the positions; the parabola through
 the three held-out deviances gives its optimum. For every length: by how much the optima are off,
-how they scatter over orders of the positions, and the standard error that the scatter over blocks
-of the scan gives, which is that of the counts that were held out.
+how they scatter over orders of the positions, at full length over tenths of the counts that are
+held out too, and the standard error that the scatter over blocks of the scan gives, which is that
+of the counts that were held out.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 import numpy as np
 from reporting import machine, rst_table, say
@@ -52,29 +54,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("expected", help="file that `tuning.py simulate` wrote")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--orders", type=int, default=4)
+    parser.add_argument("--looks", type=int, default=4, help="orders of the positions, and tenths")
     arguments = parser.parse_args()
     expected = np.load(arguments.expected, mmap_mode="r")
-    found: dict[Fidelity, list[list[tuple[float, float]]]] = {length: [] for length in LENGTHS}
+    n = arguments.looks
+    kinds = [(length, "orders") for length in LENGTHS] + [(FULL, "tenths")]
+    found: dict[tuple, list[list[tuple[float, float]]]] = {kind: [] for kind in kinds}
     for seed in range(arguments.seeds):
         told = Told(expected, seed)
         scan = read_scan(told.signal, EXPERT, False)
         score = make_objective("held_out", scan.experiment, random_state=seed)
-        for length in LENGTHS:
-            optima = [optimum(score, told, length, order) for order in range(arguments.orders)]
-            found[length].append(optima)
-            say(f"seed {seed}, {length}: " + ", ".join(f"{o:+.2f} ± {e:.2f} %" for o, e in optima))
+        for length, others in kinds:
+            if others == "orders":
+                optima = [optimum(score, told, length, order) for order in range(n)]
+            else:
+                tenths = [replace(length, split=split) for split in range(n)]
+                optima = [optimum(score, told, tenth, 0) for tenth in tenths]
+            found[length, others].append(optima)
+            looks = ", ".join(f"{o:+.2f} ± {e:.2f} %" for o, e in optima)
+            say(f"seed {seed}, {length}, {others}: {looks}")
     rows = []
-    for length, looks in found.items():
+    for (length, others), looks in found.items():
         optima, errors = np.moveaxis(np.array(looks), -1, 0)
         scatter = np.sqrt(np.mean(np.var(optima, axis=1, ddof=1)))
         part = "whole" if length.part == 1 else f"{length.part:g} of it"
         work = f"{3 * length.cost(FULL):.2f}"
         numbers = (f"{optima.mean():+.2f}", f"{scatter:.2f}", f"{errors.mean():.2f}")
-        rows.append([length.n_iterations, part, length.reduction, work, *numbers])
-    head = ["passes", "scan", "reduction", "full lengths", "off by %", "scatter", "error"]
+        rows.append([length.n_iterations, part, length.reduction, work, others, *numbers])
+    head = ["passes", "scan", "reduction", "full lengths", "over", "off by %", "scatter", "error"]
     say(rst_table(head, rows))
-    say(f"{arguments.seeds} seeds with {arguments.orders} orders each. {machine()}.")
+    say(f"{arguments.seeds} seeds with {n} looks each. {machine()}.")
 
 
 if __name__ == "__main__":
