@@ -6,8 +6,8 @@
 On the simulated scan of benchmarks/tuning.py, with the true parameters, the scale is changed by
 1.8 % to both sides of the truth, in trials of the same order of the positions; the parabola through
 the three held-out deviances gives its optimum. For every length: by how much the optima are off,
-how they scatter over orders of the positions, at full length over tenths of the counts that are
-held out too, and the standard error that the scatter over blocks of the scan gives, which is that
+how they scatter over orders of the positions, at full length over halves of the counts that judge
+each other too, and the standard error that the scatter over blocks of the scan gives, which is that
 of the counts that were held out.
 """
 
@@ -54,11 +54,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("expected", help="file that `tuning.py simulate` wrote")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--looks", type=int, default=4, help="orders of the positions, and tenths")
+    parser.add_argument("--looks", type=int, default=4, help="orders of the positions, and halves")
     arguments = parser.parse_args()
     expected = np.load(arguments.expected, mmap_mode="r")
     n = arguments.looks
-    kinds = [(length, "orders") for length in LENGTHS] + [(FULL, "tenths")]
+    kinds = [(length, "orders") for length in LENGTHS] + [(FULL, "halves")]
     found: dict[tuple, list[list[tuple[float, float]]]] = {kind: [] for kind in kinds}
     for seed in range(arguments.seeds):
         told = Told(expected, seed)
@@ -68,8 +68,8 @@ def main() -> None:
             if others == "orders":
                 optima = [optimum(score, told, length, order) for order in range(n)]
             else:
-                tenths = [replace(length, split=split) for split in range(n)]
-                optima = [optimum(score, told, tenth, 0) for tenth in tenths]
+                halves = [replace(length, split=1 + split) for split in range(n)]
+                optima = [optimum(score, told, half, 0) for half in halves]
             found[length, others].append(optima)
             looks = ", ".join(f"{o:+.2f} ± {e:.2f} %" for o, e in optima)
             say(f"seed {seed}, {length}, {others}: {looks}")

@@ -313,7 +313,7 @@ def test_tuning_of_several_fidelities():
     assert labels == expected
 
 
-def test_tuning_with_other_counts():
+def test_tuning_with_halves_of_the_counts():
     """They are of another scale each, and never the best so far."""
     trials = study()
     for i, (place, value, split) in enumerate([(20.0, 0.8, 1), (25.0, 0.1, 1), (20.0, 2.8, 2)]):
@@ -328,7 +328,7 @@ def test_tuning_with_other_counts():
     np.testing.assert_allclose(short.get_offsets()[5:], [[10, 1.95], [11, 1.25], [12, 1.8]])
     assert star(convergence) == (8, 1.4)
     labels = [text.get_text() for text in convergence.get_legend().get_texts()]
-    assert labels[:2] == ["full length", "short, other counts"]
+    assert labels[:2] == ["full length", "short, half of the counts"]
 
 
 def test_tuning_against_seconds():

@@ -274,7 +274,7 @@ def _length(trial: Mapping[str, Any]) -> str:
     if fidelity.get("reduction", 1) > 1:
         text += f", detector / {fidelity['reduction']}"
     if fidelity.get("split", 0):
-        text += f", other counts ({fidelity['split']})"
+        text += f", half of the counts ({fidelity['split']})"
     return text
 
 

@@ -45,7 +45,7 @@ def tuning_figure(
         Dictionaries with ``number``, ``parameters``, ``objective`` (lower is better, or None)
         and ``status``, and optionally ``fidelity``, ``purpose`` and ``duration``. Those without an
         objective, or not ``"completed"``, are drawn on the top edge: as crosses, or grey if they
-        were ``"pruned"``. Trials of less than the full fidelity, or judged by other counts, are
+        were ``"pruned"``. Trials of less than the full fidelity, or with half of the counts, are
         small and grey, displaced by what full trials of the same parameters differ from them.
     names
         Parameters to draw; by default all that the trials name.
@@ -124,7 +124,7 @@ class _Points:
     numbers: np.ndarray
     values: np.ndarray  # objective, nan where there is none
     full: np.ndarray  # of the full fidelity
-    other_counts: bool  # whether there are some that other counts judge
+    halves: bool  # whether some have half of the counts
     repeat: np.ndarray
     pruned: np.ndarray
     best: int | None
@@ -180,7 +180,7 @@ def _scatter(ax: Axes, x, points: _Points, label: bool = False) -> Panel:
     valid = np.isfinite(points.values)
     main = valid & points.full & ~points.repeat
     style = {"s": 18, "linewidths": 0.3, "edgecolors": GREY, "zorder": 3}
-    rest = "short, other counts" if points.other_counts else "short"
+    rest = "short, half of the counts" if points.halves else "short"
     names = ("trial" if points.full.all() else "full length", rest, "repeated")
     names = names if label else (None, None, None)
     full = ax.scatter(

@@ -166,8 +166,9 @@ class HeldOutCounts(HeldOut):
     overlap and position correction are untouched, and the score is taken on the detector's own
     pixels whatever the parameters. It does not fall with overfitting, as the training error does.
 
-    Another tenth can be held out (`Fidelity.split`): what one says of the optimum has an error of
-    its own, and the mean of what several say a smaller one. The last split is kept.
+    Where a difference has to be known better than that to the reconstruction with nearly all of
+    the counts, halves can judge each other (`Fidelity.split`): 1 fits the one, 2 the other, and so
+    on with other halves. The last split is kept.
 
     Data that are no whole numbers are divided by their gain and rounded, if they show that they
     were counted: see :func:`.gain.as_counts`.
@@ -215,16 +216,16 @@ class HeldOutCounts(HeldOut):
         kept = self._kept  # another thread may change it
         if kept is None or kept[0] != split:
             self._kept = None  # two would be too much for memory
-            seed = split_seed(self._random_state, split)
-            kept = self._kept = split, ScanParts(*self._whole.split(FITTED, seed))
+            kept = self._kept = split, ScanParts(*self._divided(split))
         return kept[1]
 
-
-def split_seed(random_state: int, split: int) -> int:
-    """The seed of a split: that of the study for the one of the search."""
-    if not split:
-        return random_state
-    return int(np.random.SeedSequence([random_state, split]).generate_state(1)[0])
+    def _divided(self, split: int) -> tuple[Experiment, Experiment]:
+        """What is fitted, and what judges; of two splits that follow each other, the other way."""
+        if not split:
+            return self._whole.split(FITTED, self._random_state)
+        seed = np.random.SeedSequence([self._random_state, (split + 1) // 2])
+        halves = self._whole.split(0.5, int(seed.generate_state(1)[0]))
+        return halves if split % 2 else halves[::-1]
 
 
 def _without_saturated(experiment: Experiment) -> tuple[Experiment, list[str]]:

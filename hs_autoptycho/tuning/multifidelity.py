@@ -51,11 +51,11 @@ class Multifidelity:
        about the minimum of the parabolas, in trials of medium length (:mod:`.polish`). Step sizes
        and the like stay as they are: what is best for them depends on the length.
     4. What that gives is tried at full length. There these are changed to both sides, far, and then
-       half as far about the best of them; then so is the flattest along its range once more, judged
-       by other parts of the counts too; all this as far as there are trials. The weighted mean of
-       what both lengths say of the flattest is tried. More full-length trials, if any are left, are
-       proposed by a model that holds all scores, the short ones brought to the scale of the others
-       by a straight line.
+       half as far about the best of them; then so is the flattest along its range once more, also
+       with halves of the counts that judge each other; all this as far as there are trials. The
+       weighted mean of what both lengths say of the flattest is tried. More full-length trials, if
+       any are left, are proposed by a model that holds all scores, the short ones brought to the
+       scale of the others by a straight line.
     5. Where the best has modes or slices that it could do without, it is tried with fewer; and so
        is what polishing ended at, if that is another one.
     6. Both are repeated with other orders of the positions, to see how much scores scatter. The
@@ -80,7 +80,7 @@ class Multifidelity:
     seed : int
         Of every reconstruction but the repeated ones.
     splits : bool
-        Whether trials can be judged by other parts of the counts.
+        Whether halves of the counts can judge each other: see `Fidelity.split`.
 
     References
     ----------

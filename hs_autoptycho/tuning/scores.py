@@ -55,7 +55,7 @@ class Objective(Protocol):
     ----------
     name : str
     splits : bool
-        Whether a trial can be judged by another part of the data: `Fidelity.split`.
+        Whether halves of the counts can judge each other: `Fidelity.split`.
     """
 
     name: str

@@ -22,8 +22,9 @@ from hs_autoptycho.tuning.selection import usable
 from hs_autoptycho.tuning.space import Dimension
 from hs_autoptycho.tuning.trial import Fidelity, Trial
 
-# Other parts of the counts that are asked for the optimum of the flattest parameter, at most.
-OTHER_COUNTS = 2
+# Looks, at most, at the flattest parameter with one half of the counts, judged by the other: five
+# times as many counts as in the search, so that its optimum is known better, and these decide.
+HALVES = 2
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,14 @@ class LastLooks(NamedTuple):
         How often these are.
     flattest : list of str
         The one along whose range the objective changes least, if it is.
-    other_counts : int
-        How many other parts of the counts judge that one.
+    halves : int
+        How many looks at that one there are with one half of the counts.
     """
 
     unknown: list[str]
     rounds: int
     flattest: list[str]
-    other_counts: int
+    halves: int
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Way:
     spare : int
         Trials at full length that there are for the last looks.
     splits : bool
-        Whether trials can be judged by other parts of the counts.
+        Whether halves of the counts can judge each other: see `Fidelity.split`.
     """
 
     dimensions: Sequence[Dimension]
@@ -132,22 +133,22 @@ class Way:
             width /= 2
         if looks.flattest:
             last = {name: now[name] for name in looks.flattest}
-            yield from self._look_again(found, last, looks.other_counts, done)
+            yield from self._look_again(found, last, looks.halves, done)
 
-    def _look_again(self, found: Optimum, steps, n_others: int, done) -> Iterator[Stage]:
-        """Both sides at full length, judged by several parts of the counts, and their mean."""
+    def _look_again(self, found: Optimum, steps, n_halves: int, done) -> Iterator[Stage]:
+        """Both sides at full length, then with halves of the counts; of all scores the mean."""
         dimensions, full = self.dimensions, self.full
         points = both_sides(dimensions, found.point, steps)
         judged = usable(done, full)
-        for split in range(n_others + 1):
+        for split in range(n_halves + 1):
             own = usable(done, replace(full, split=split))
-            # one that not all points have would tip the mean
+            # a half that not all points have would tip the mean
             if split and all(any(t.parameters == p for t in own) for p in points):
                 judged = [*judged, *own]
             end = parabolas(dimensions, found.point, steps, judged)
             end = combined(dimensions, found, end, steps)
             if split:
-                yield Stage("other counts", replace(full, split=split), points, end)
+                yield Stage("halves", replace(full, split=split), points, end)
             else:
                 yield Stage("full sides", full, points[1:], end)
         yield Stage("refinement", full, [end.point], end)
@@ -177,5 +178,5 @@ class Way:
         if unknown and left >= 2 * len(unknown):
             rounds, left = 2, left - 2 * len(unknown)
         # one for what the flattest ends at
-        others = min(OTHER_COUNTS, max(0, left - 1) // 3) if flattest and self.splits else 0
-        return LastLooks(unknown, rounds, flattest, others)
+        halves = min(HALVES, max(0, left - 1) // 3) if flattest and self.splits else 0
+        return LastLooks(unknown, rounds, flattest, halves)

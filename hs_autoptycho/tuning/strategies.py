@@ -69,7 +69,7 @@ def make_strategy(
     random_state
         Seed.
     splits
-        Whether the objective can judge by other parts of the counts: see `Fidelity.split`.
+        Whether the objective can let halves of the counts judge each other: see `Fidelity.split`.
 
     Raises
     ------

@@ -40,8 +40,9 @@ class Fidelity:
         The central 1/reduction of the detector is used in both directions; the object's pixels
         are as many times larger, and the window of the probe stays as wide as it is.
     split : int
-        Which part of the counts judges: 0 for that of the search, else another one, as large, where
-        the objective can take another.
+        Which counts are fitted and which judge: 0 for most of them and the rest, as in the search;
+        1 for one half and the other, 2 the other way round; and so on with other halves. Objectives
+        that have no such choice leave it alone.
     """
 
     n_iterations: int

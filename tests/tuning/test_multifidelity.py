@@ -155,28 +155,26 @@ def test_more_trials_than_were_planned_are_at_full_length():
     ]  # fmt: skip
 
 
-def by_other_counts(t):
-    """What another part of the counts says of the rotation: a degree more, and two less."""
+def by_halves(t):
+    """What halves of the counts say of the rotation: a degree more, and two and a half less."""
     shift = {0: 0.0, 1: 1.0, 2: -2.5}[t.fidelity.split]
     p = {**t.parameters, "scan_rotation": t.parameters["scan_rotation"] - shift}
     return score(replace(t, parameters=p, fidelity=replace(t.fidelity, split=0)))
 
 
-def test_other_counts_are_asked_as_far_as_there_are_trials():
+def test_halves_of_the_counts_are_asked_as_far_as_there_are_trials():
     with_splits = [replace(make(DIMENSIONS, n), splits=True) for n in (60, 70, 82, 120)]
-    counts = [
-        sum(t.purpose == "other counts" for t in play(s, 1, by_other_counts)) for s in with_splits
-    ]
+    counts = [sum(t.purpose == "halves" for t in play(s, 1, by_halves)) for s in with_splits]
     assert counts == [0, 3, 6, 6]
-    assert "other counts" not in dict(phases(play(make(DIMENSIONS, 120))))
+    assert "halves" not in dict(phases(play(make(DIMENSIONS, 120))))
 
 
 @pytest.mark.parametrize("at_once", [1, 4])
-def test_what_several_parts_of_the_counts_say(at_once):
+def test_what_halves_of_the_counts_say(at_once):
     strategy = replace(make(DIMENSIONS, 82), splits=True)
-    done = play(strategy, at_once, by_other_counts)
-    assert phases(done)[4:7] == [("full sides", 2), ("other counts", 6), ("refinement", 1)]
-    own = [t for t in done if t.purpose == "other counts"]
+    done = play(strategy, at_once, by_halves)
+    assert phases(done)[4:7] == [("full sides", 2), ("halves", 6), ("refinement", 1)]
+    own = [t for t in done if t.purpose == "halves"]
     assert [t.fidelity for t in own] == [replace(FULL, split=k) for k in (1, 1, 1, 2, 2, 2)]
     sides = [t.parameters for t in done if t.purpose == "full sides"]
     first, last = (t for t in done if t.purpose == "refinement")
@@ -184,7 +182,7 @@ def test_what_several_parts_of_the_counts_say(at_once):
         assert [t.parameters for t in look] == [first.parameters, *sides]
     # 3.5, 4.5 and 1 degree: 3 in the mean, as shorter trials say
     assert last.parameters["scan_rotation"] == pytest.approx(3.0, abs=1e-3)
-    # what other counts judged is no candidate, and nobody is told of it
+    # what a half judged is no candidate, and nobody is told of it
     for t in own:
         t.objective = 0.0
     assert strategy.best(done).fidelity == FULL
@@ -192,10 +190,10 @@ def test_what_several_parts_of_the_counts_say(at_once):
 
 
 @pytest.mark.parametrize("failed", [0, 1, 2])
-def test_a_part_of_the_counts_that_not_all_points_have(failed):
+def test_a_half_of_the_counts_that_not_all_points_have(failed):
     strategy, done = replace(make(DIMENSIONS, 82), splits=True), []
     while (t := strategy.propose(done, [])) is not None:
-        t.objective = by_other_counts(t)
+        t.objective = by_halves(t)
         t.blocks = [t.objective + e for e in (-2e-6, 0.0, 1e-6, 1e-6)]
         if t.fidelity.split == 1 and sum(o.fidelity.split == 1 for o in done) == failed:
             t.objective, t.status, t.blocks = None, "failed", []
@@ -507,14 +505,14 @@ def test_how_many_parameters_are_changed_at_full_length(planned, n, rounds):
     assert (looks.unknown, looks.flattest) == (["step_object", "momentum"][:n], [])
 
 
-def test_how_many_parts_of_the_counts_are_asked():
+def test_how_often_halves_of_the_counts_are_asked():
     """Three trials each, after those that shorter ones say nothing of were changed twice."""
     found = Optimum({}, {}, {"defocus": 1.0})
     strategies = [replace(make([*make(4).dimensions, MODES], n), splits=True) for n in (70, 82, 94)]
 
     def others(names, length, strategies):
         steps = dict.fromkeys(names, 0.1)
-        return [way(s, length).last_looks(steps, found).other_counts for s in strategies]
+        return [way(s, length).last_looks(steps, found).halves for s in strategies]
 
     for names, expected in ((["defocus"], [1, 2, 2]), (["defocus", "momentum"], [0, 0, 2])):
         assert others(names, MIDDLE, strategies) == expected

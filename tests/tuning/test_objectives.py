@@ -13,7 +13,6 @@ from hs_autoptycho.ptycho.parts import scan_window
 from hs_autoptycho.ptycho.patterns import split_counts
 from hs_autoptycho.tuning.engines import NumbaEngine
 from hs_autoptycho.tuning.gain import as_counts, estimate_gain
-from hs_autoptycho.tuning.held_out import split_seed
 from hs_autoptycho.tuning.objectives import (
     OBJECTIVES,
     ObjectiveError,
@@ -104,17 +103,24 @@ def test_the_split_belongs_to_the_seed(experiment, name):
     assert values[0] == values[1] != values[2]
 
 
-def test_other_counts_can_judge(experiment):
+def test_halves_of_the_counts_judge_each_other(experiment):
     objective = make_objective("held_out", experiment, random_state=3)
     assert objective.splits
     values = [score(objective, split=k).value for k in (0, 1, 2, 1, 0)]
     assert values[0] == values[4] and values[1] == values[3]
     assert len(set(values)) == 3
-    # as large a part, split by a seed of its own
-    seed = split_seed(3, 2)
-    assert seed not in (split_seed(3, 1), split_seed(2, 2), 3) and split_seed(3, 0) == 3
-    other = score(make_objective("held_out", experiment, random_state=seed))
-    assert other.value == values[2]
+    pairs = [objective._divided(split) for split in (1, 2, 3, 4)]
+    for pair in pairs:
+        fitted, test = (e.counts.astype(int) for e in pair)
+        assert np.array_equal(fitted + test, experiment.counts)
+        assert fitted.sum() / experiment.counts.sum() == pytest.approx(0.5, abs=0.01)
+    # the same the other way round, and other halves
+    firsts, seconds = zip(*pairs, strict=True)
+    for one, other in ((0, 1), (2, 3)):
+        assert np.array_equal(firsts[one].counts, seconds[other].counts)
+    assert not np.array_equal(firsts[0].counts, firsts[2].counts)
+    other = make_objective("held_out", experiment, random_state=4)
+    assert not np.array_equal(firsts[0].counts, other._divided(1)[0].counts)
     # on a part of the scan, and where it was sent to
     part = score(objective, split=1, part=0.7).value
     assert score(pickle.loads(pickle.dumps(objective)), split=1, part=0.7).value == part
