@@ -166,9 +166,9 @@ class HeldOutCounts(HeldOut):
     overlap and position correction are untouched, and the score is taken on the detector's own
     pixels whatever the parameters. It does not fall with overfitting, as the training error does.
 
-    Where a difference has to be known better than that to the reconstruction with nearly all of
-    the counts, halves can judge each other (`Fidelity.split`): 1 fits the one, 2 the other, and so
-    on with other halves. The last split is kept.
+    Halves of the counts can judge each other instead (`Fidelity.split`). The reconstruction is
+    poorer then, but by how much one set of parameters is better than another is known better. 1 and
+    2 fit the one half and the other, 3 and 4 those of another pair. The last split is kept.
 
     Data that are no whole numbers are divided by their gain and rounded, if they show that they
     were counted: see :func:`.gain.as_counts`.
@@ -196,8 +196,8 @@ class HeldOutCounts(HeldOut):
     ):
         counted, gain = as_counts(experiment)
         counted, note = _without_saturated(counted)
-        super().__init__(*counted.split(FITTED, random_state), engine=engine)
         self._whole, self._random_state = counted, random_state
+        super().__init__(*self._divided(0), engine=engine)
         self.notes += note
         if gain is not None:
             self._facts["gain"] = gain

@@ -139,12 +139,12 @@ class Way:
         """Both sides at full length, then with halves of the counts; of all scores the mean."""
         dimensions, full = self.dimensions, self.full
         points = both_sides(dimensions, found.point, steps)
-        judged = usable(done, full)
+        judged: list[Trial] = []
         for split in range(n_halves + 1):
             own = usable(done, replace(full, split=split))
-            # a half that not all points have would tip the mean
-            if split and all(any(t.parameters == p for t in own) for p in points):
-                judged = [*judged, *own]
+            # counts that have not judged all points would tip the mean
+            if all(any(t.parameters == p for t in own) for p in points):
+                judged += own
             end = parabolas(dimensions, found.point, steps, judged)
             end = combined(dimensions, found, end, steps)
             if split:

@@ -203,6 +203,19 @@ def test_a_half_of_the_counts_that_not_all_points_have(failed):
     assert last["scan_rotation"] == pytest.approx((3 + 16 * 2.25) / 17, abs=0.02)
 
 
+def test_a_side_that_failed_with_most_counts():
+    strategy, done = replace(make(DIMENSIONS, 82), splits=True), []
+    while (t := strategy.propose(done, [])) is not None:
+        t.objective = by_halves(t)
+        t.blocks = [t.objective + e for e in (-2e-6, 0.0, 1e-6, 1e-6)]
+        if t.purpose == "full sides" and "full sides" not in {o.purpose for o in done}:
+            t.objective, t.status, t.blocks = None, "failed", []
+        done.append(t)
+    last = [t for t in done if t.purpose == "refinement"][-1].parameters
+    # halves say 4.5 and 1
+    assert last["scan_rotation"] == pytest.approx((3 + 16 * 2.75) / 17, abs=0.02)
+
+
 def test_where_short_trials_mislead_there_are_no_other_lengths():
     done = play(make(DIMENSIONS, 70), 1, lambda t: score(t) * (1 if t.fidelity == FULL else -1))
     assert phases(done)[2:5] == [("both sides", 9), ("refinement", 1), ("proposal", 11)]
