@@ -236,13 +236,18 @@ def draw(records: Sequence[Record], file: str) -> None:
     figure.savefig(file, dpi=110)
 
 
+def compared(trial: dict[str, Any]) -> bool:
+    """Whether a trial is of full length, with the counts and the order that most have."""
+    halved = trial["fidelity"].get("split", 0) != 0
+    return trial["correlation"] is not None and trial["purpose"] != "repeat" and not halved
+
+
 def lowest_by_seed(records: Sequence[Record]) -> dict[int, float]:
     """The lowest objective at full length that any search found; every seed has its own counts."""
     floors: dict[int, float] = {}
     for record in records:
         for trial in record.get("trials", []):
-            known = trial["objective"] is not None and trial["correlation"] is not None
-            if known and trial["purpose"] != "repeat":
+            if trial["objective"] is not None and compared(trial):
                 seed = record["seed"]
                 floors[seed] = min(floors.get(seed, trial["objective"]), trial["objective"])
     return floors
@@ -254,7 +259,7 @@ def best_so_far(record: Record, unit: str) -> tuple[np.ndarray, np.ndarray, np.n
     best = None
     for trial in record["trials"]:
         spent += trial[unit]
-        if trial["correlation"] is None or trial["purpose"] == "repeat":
+        if not compared(trial):
             continue
         if best is None or trial["objective"] < best["objective"]:
             best = trial
