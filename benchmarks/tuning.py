@@ -53,7 +53,7 @@ TRIAL_PASSES = 12
 FINAL_PASSES = 20
 N_TRIALS = 96
 #: Of the search without short trials: more than four times the work of that with them.
-FULL_TRIALS = 100
+FULL_TRIALS = 120
 #: Seeds below it were looked at while the search was made.
 FIRST_SEED = 31
 RANDOM_TRIALS = 300
