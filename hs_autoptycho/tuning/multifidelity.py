@@ -141,6 +141,9 @@ class Multifidelity:
         repeats = self._repeats(done, every)
         if left > len(simpler) + len(repeats) and not exhausted:
             point = self.late.ask(self.told_at_full(done), [t.parameters for t in pending])
+            if point is None:  # all have been tried, if some in a short trial alone
+                short = (t.parameters for t in self._short(done))
+                point = next((p for p in short if p not in at_full), None)
             if point is not None:
                 return self._trial(point, self.full, "proposal", every)
         if any(t.purpose == "proposal" for t in pending):
@@ -253,9 +256,8 @@ class Multifidelity:
         believed = len(pairs) >= 3 and self._believed(done)
         slope, offset = straight_line(pairs) if believed else (0.0, 0.0)
         short = []
-        searched = [t for t in done if t.purpose == "search" and _key(t) not in known]
-        for point, score in told(searched):
-            if score is not None and not believed:
+        for point, score in told(t for t in done if t.purpose == "search"):
+            if _point_key(point) in known or (score is not None and not believed):
                 continue  # a failure is one at any length
             short.append((point, None if score is None else offset + slope * score))
         return short + told(full)
@@ -266,13 +268,17 @@ class Multifidelity:
 
     def _candidates(self, done: Sequence[Trial]) -> list[dict[str, Any]]:
         """Parameters to promote, in the order of their short trials, then one from the middle."""
-        short = [t for t in done if t.purpose == "search" and t.status == "completed"]
-        short = sorted(short, key=lambda t: (t.objective, t.number))
+        short = self._short(done)
         n = min(PROMOTED, len(short))
         if not n:
             return []
         middle = max(n - 1, len(short) // 2)
         return [t.parameters for t in [*short[: n - 1], short[middle]]]
+
+    def _short(self, done: Sequence[Trial]) -> list[Trial]:
+        """The short trials that ran to the end, in their order."""
+        short = [t for t in done if t.purpose == "search" and t.status == "completed"]
+        return sorted(short, key=lambda t: (t.objective, t.number))
 
     def _center(self, done: Sequence[Trial]) -> Trial | None:
         """The best of those that were promoted."""
@@ -335,7 +341,11 @@ def _rest(trial: Trial) -> dict[str, Any]:
 
 
 def _key(trial: Trial) -> tuple:
-    return tuple(sorted(trial.parameters.items()))
+    return _point_key(trial.parameters)
+
+
+def _point_key(point: Mapping[str, Any]) -> tuple:
+    return tuple(sorted(point.items()))
 
 
 def _values(dimension: Dimension) -> Sequence[Any]:

@@ -35,6 +35,11 @@ _REGULARIZATION = "regularization_"
 # has not converged can follow a scan that is told too large: by an amount that differs from one
 # order of the positions to another, and is far smaller after all passes over the whole scan.
 _COURSE_SHORT, _COURSE_FULL = 0.2, 0.05
+# Beside the end of a range both sides are on the other one, if there is less room than this part
+# of a step. With more, an optimum between the point and the end is read between two trials and not
+# beyond all of them. Even for so unequal sides this is as exact, and it is less wrong where the
+# valley is no parabola.
+_ROOM = 0.2
 # A parabola is followed so many steps at most, and as far where it has no minimum.
 _REACH = 1.5
 
@@ -134,15 +139,15 @@ def both_sides(
 
 
 def _sides(place: float, step: float) -> tuple[float, float]:
-    """Where to try beside a place: a step away, less if a range ends, but not less than half.
+    """Where to try beside a place: a step away, less if a range ends, unless it does at once.
 
     On one side alone steps are not the widest, for that would be twice as far away.
     """
     up, down = min(step, 1 - place), -min(step, place)
     short = min(step, LARGEST_STEP)
-    if up < step / 2:
+    if up < _ROOM * step:
         up, down = -2 * short, -short
-    elif down > -step / 2:
+    elif down > -_ROOM * step:
         up, down = short, 2 * short
     return up, down
 
@@ -191,7 +196,8 @@ def parabolas(
             continue
         slope, curvature = parabola
         shifts[name] = step * _minimum(slope, curvature.mean())
-        errors[name] = step * _jackknife(slope, curvature)
+        error = math.hypot(_jackknife(slope, curvature), _beyond(slope, curvature))
+        errors[name] = min(step * error, 1.0)
         curvatures[name] = float(curvature.mean()) / step**2
     return Optimum(moved(dimensions, center, shifts), errors, curvatures)
 
@@ -281,6 +287,13 @@ def _minimum(slope: np.ndarray, curvature: float) -> float:
         return min(max(-slope.mean() / curvature, -_REACH), _REACH)
     error = slope.std(ddof=1) / math.sqrt(len(slope)) if len(slope) > 1 else 0.0
     return -math.copysign(_REACH, slope.mean()) if abs(slope.mean()) > error else 0.0
+
+
+def _beyond(slope: np.ndarray, curvature: np.ndarray) -> float:
+    """By how many steps a minimum is farther than it is followed."""
+    if curvature.mean() <= 0:
+        return 0.0  # there is none
+    return max(abs(slope.mean() / curvature.mean()) - _REACH, 0.0)
 
 
 def _jackknife(slope: np.ndarray, curvature: np.ndarray) -> float:

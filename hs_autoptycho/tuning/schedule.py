@@ -8,8 +8,9 @@ any order are accounted for.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Protocol
 
 from hs_autoptycho.tuning.optimizer import Sampler
@@ -103,9 +104,35 @@ class GivenPoints:
 
 
 def told(trials) -> list[tuple[Mapping[str, Any], float | None]]:
-    """What a sampler learns from trials, in the order of their numbers."""
+    """What a sampler learns from trials, in the order of their numbers.
+
+    Of a stopped one what it would have ended at, for its last estimate is on another scale: see
+    :func:`expected_end`.
+    """
     trials = sorted((t for t in trials if t.purpose != "repeat"), key=lambda t: t.number)
-    return [(t.parameters, t.objective) for t in trials]
+    return [
+        (t.parameters, expected_end(t, trials) if t.status == "pruned" else t.objective)
+        for t in trials
+    ]
+
+
+def expected_end(stopped: Trial, trials: Sequence[Trial]) -> float | None:
+    """What the objective of a stopped trial would have become.
+
+    Its learning curve is that of a few positions and of fewer passes. From there to the objective
+    it is taken to be as far as for the better ones of the same length, in their median; None where
+    there are none.
+    """
+    if not stopped.curve:
+        return None
+    passes, value = stopped.curve[-1]
+    ways = [
+        t.objective - v
+        for t in _better(t for t in trials if t.fidelity == stopped.fidelity)
+        for i, v in t.curve
+        if i == passes
+    ]
+    return value + median(ways) if ways else None
 
 
 def next_number(done: Sequence[Trial], pending: Sequence[Trial]) -> int:
@@ -138,16 +165,23 @@ def curve_limits(trials: Sequence[Trial]) -> list[tuple[int, float]]:
     trials
         Of one fidelity. Those that ran to the end are used.
     """
-    complete = [t for t in trials if t.status == "completed" and t.curve]
-    if len(complete) < FEWEST_CURVES:
+    better = _better(trials)
+    if not better:
         return []
-    complete = sorted(complete, key=lambda t: (t.objective, t.number))
-    better = complete[: max(FEWEST_CURVES // 2, math.ceil(len(complete) / 3))]
     limits = []
     for iteration, _ in better[0].curve[:-1]:
         values = [v for t in better for i, v in t.curve if i == iteration]
         limits.append((iteration, 2 * max(values) - min(values)))
     return limits
+
+
+def _better(trials: Iterable[Trial]) -> list[Trial]:
+    """The best third of the trials that ran to the end; none where these are few."""
+    complete = [t for t in trials if t.status == "completed" and t.curve]
+    if len(complete) < FEWEST_CURVES:
+        return []
+    complete = sorted(complete, key=lambda t: (t.objective, t.number))
+    return complete[: max(FEWEST_CURVES // 2, math.ceil(len(complete) / 3))]
 
 
 def n_initial(dimensions: Sequence[Dimension], n_trials: int) -> int:

@@ -75,7 +75,7 @@ def test_what_depends_on_the_number_of_passes():
     assert not any(polish.depends_on_length(n) for n in ("defocus", "source_size", "thickness"))
 
 
-@pytest.mark.parametrize("place", [0.0, 0.02, 0.93, 1.0])
+@pytest.mark.parametrize("place", [0.0, 0.015, 0.985, 1.0])
 def test_where_a_range_ends_both_sides_are_on_the_other(place):
     center = {**CENTER, "scan_scale": DIMENSIONS[1].value(place)}
     points = polish.both_sides(DIMENSIONS, center, STEPS)
@@ -85,6 +85,20 @@ def test_where_a_range_ends_both_sides_are_on_the_other(place):
     toward = DIMENSIONS[1].place(found.point["scan_scale"]) - place
     # the minimum at 0.55 is followed for one and a half steps
     assert toward == pytest.approx(0.15 if place < 0.5 else -0.15)
+
+
+def test_an_optimum_near_the_end_of_a_range_is_read_between_two_trials():
+    # a valley that is no parabola, with its minimum between the point and the end
+    dimension = DIMENSIONS[1]
+    center = {**CENTER, "scan_scale": dimension.value(0.86)}
+    points = polish.both_sides(DIMENSIONS, center, {"scan_scale": 0.3})
+    assert sorted(round(dimension.place(p["scan_scale"]), 6) for p in points) == [0.56, 0.86, 1]
+    trials = run(points)
+    for trial in trials:
+        off = dimension.place(trial.parameters["scan_scale"]) - 0.985
+        trial.blocks = [off**2 - 0.5 * off**3] * 9
+    found = polish.parabolas(DIMENSIONS, center, {"scan_scale": 0.3}, trials)
+    assert dimension.place(found.point["scan_scale"]) == pytest.approx(0.985, abs=0.015)
 
 
 def test_a_parabola_is_exact_with_unequal_sides():

@@ -68,10 +68,12 @@ def test_a_third_of_the_trials_tells_the_step():
     [
         (0.5, (0.1, -0.1)),
         (0.93, (0.07, -0.1)),
-        (0.951, (-0.2, -0.1)),
+        (0.97, (0.03, -0.1)),
+        (0.981, (-0.2, -0.1)),
         (1.0, (-0.2, -0.1)),
         (0.07, (0.1, -0.07)),
-        (0.049, (0.1, 0.2)),
+        (0.03, (0.1, -0.03)),
+        (0.019, (0.1, 0.2)),
         (0.0, (0.1, 0.2)),
     ],
 )
@@ -80,14 +82,15 @@ def test_sides(place, sides):
 
 
 def test_the_widest_steps_are_not_taken_twice():
-    assert _sides(0.9, 0.3) == pytest.approx((-0.3, -0.15))
-    assert _sides(0.1, 0.3) == pytest.approx((0.15, 0.3))
+    assert _sides(0.95, 0.3) == pytest.approx((-0.3, -0.15))
+    assert _sides(0.05, 0.3) == pytest.approx((0.15, 0.3))
     assert _sides(0.8, 0.3) == pytest.approx((0.2, -0.3))
 
 
-def test_half_a_step_is_enough():
-    assert _sides(0.75, 0.5) == (0.25, -0.5)
-    assert _sides(0.25, 0.5) == (0.5, -0.25)
+def test_a_fifth_of_a_step_is_room_enough():
+    assert _sides(0.875, 0.625) == (0.125, -0.625)
+    assert _sides(0.125, 0.625) == (0.625, -0.125)
+    assert _sides(0.876, 0.625) == pytest.approx((-0.3, -0.15))
 
 
 def test_points_on_both_sides():
@@ -213,6 +216,27 @@ def test_error_of_the_minimum():
     assert _jackknife(np.array([0.02, 0.01, 0.02]), three / 100) == pytest.approx(error)
     # of one block everything comes
     assert _jackknife(np.array([2.0, 0.0, 0.0]), np.array([4.0, 0.0, 0.0])) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("slope", "found", "error"),
+    [
+        (-1.4, 0.54, 0.0),  # 1.4 steps of 0.1, and a bit less
+        (-1.5, 0.55, 0.0),
+        (-4.0, 0.55, 0.25),  # it is said to be 2.5 steps farther than it is followed
+        (4.0, 0.45, 0.25),
+        (400.0, 0.45, 1.0),  # no more than the whole range
+    ],
+)
+def test_a_minimum_that_is_not_reached_is_not_known(slope, found, error):
+    center = {**CENTER, "defocus": 0.4 if slope < 0 else 0.6}
+    points = both_sides(DIMENSIONS, center, {"defocus": 0.1})
+    offsets = np.array([0, 1, -1])[:, np.newaxis]
+    common = np.array([7.0, 3.0, 1.0, 2.0])
+    done = trials(points, common + slope * offsets + offsets**2 / 2)
+    optimum = parabolas(DIMENSIONS, center, {"defocus": 0.1}, done)
+    assert optimum.point["defocus"] == pytest.approx(found)
+    assert optimum.errors["defocus"] == pytest.approx(error, abs=1e-6)
 
 
 @pytest.mark.parametrize(

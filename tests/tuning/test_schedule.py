@@ -10,8 +10,10 @@ from hs_autoptycho.tuning.optimizer import GaussianProcessOptimizer, RandomSampl
 from hs_autoptycho.tuning.schedule import (
     cheap_fidelity,
     curve_limits,
+    expected_end,
     middle_fidelity,
     next_number,
+    told,
 )
 from hs_autoptycho.tuning.space import Dimension
 from hs_autoptycho.tuning.strategies import STRATEGIES, StrategyError, make_strategy
@@ -123,6 +125,53 @@ def test_short_trials_are_brought_to_the_scale_of_long_ones():
         assert value == pytest.approx(landscape(trial), abs=1e-6)
 
 
+def curved(number, curve, objective, fidelity=FULL, status="completed", **options):
+    trial = Trial(number, {"defocus": float(number)}, fidelity, status=status, **options)
+    trial.curve, trial.objective = curve, objective
+    return trial
+
+
+def test_a_stopped_trial_is_told_as_what_it_would_have_ended_at():
+    # the estimates of a few positions are lower by 10 than the objectives
+    complete = [
+        curved(0, [(2, 99.0), (5, 94.0), (12, 93.0)], 103.0),
+        curved(1, [(2, 95.0), (5, 92.0), (12, 91.0)], 101.0),
+        curved(2, [(2, 94.0), (5, 90.5), (12, 90.0)], 100.0),
+        curved(3, [(2, 98.0), (5, 93.0), (12, 92.0)], 102.0),
+    ]
+    stopped = curved(4, [(2, 120.0)], 120.0, status="pruned")
+    later = curved(5, [(2, 98.0), (5, 97.0)], 97.0, status="pruned")
+    others = [
+        curved(6, [(2, 0.0)], 50.0, Fidelity(6)),  # of another length
+        curved(7, [(2, 0.0)], None, status="failed"),
+        curved(8, [(2, 0.0)], 0.0, status="pruned"),
+    ]
+    trials = [*complete, stopped, later, *others]
+    # the better third is two at least: 1 and 2
+    assert expected_end(stopped, trials) == 120 + 6
+    assert expected_end(later, trials) == 97 + 9.25
+    few = [*complete[1:], stopped, later, *others]
+    assert expected_end(later, few) is None
+    assert expected_end(curved(8, [], 7.0, status="pruned"), trials) is None
+    scores = [(p["defocus"], score) for p, score in told(reversed(trials))]
+    assert scores == list(enumerate([103, 101, 100, 102, 126, 106.25, 50, None, 6]))
+
+
+def test_a_stopped_short_trial_is_on_the_scale_of_long_ones_as_the_others_are():
+    strategy = make()
+    done = play(strategy)
+    short = [t for t in done if t.purpose == "search"]
+    pairs = {tuple(t.parameters.values()) for t in done if t.purpose == "promotion"}
+    for t in short:  # what a few positions tell is far below
+        t.curve = [(1, t.objective - 1.5), (t.fidelity.n_iterations, t.objective - 2)]
+    stopped = next(t for t in short if tuple(t.parameters.values()) not in pairs)
+    true = landscape(Trial(0, stopped.parameters, FULL))
+    stopped.status, stopped.curve = "pruned", stopped.curve[:1]
+    stopped.objective = stopped.curve[-1][1]
+    scores = [score for p, score in strategy.told_at_full(done) if p == stopped.parameters]
+    assert scores == [pytest.approx(true, abs=1e-6)]
+
+
 @pytest.fixture(scope="module")
 def undisturbed():
     return {name: play(make(name, 26, model=True)) for name in ("multifidelity", "full")}
@@ -204,6 +253,33 @@ def test_a_small_space_is_exhausted():
     assert strategy.best(done).parameters == {"n_probe_modes": 4}
     full = [t for t in done if t.fidelity == FULL and t.purpose != "repeat"]
     assert len(full) == 3
+
+
+def test_all_of_a_small_space_is_tried_at_full_length_while_there_are_trials():
+    dimensions = [
+        Dimension("n_probe_modes", choices=(1, 2, 4)), Dimension("n_slices", choices=(1, 2, 3)),
+    ]  # fmt: skip
+    options = {"full": FULL, "n_positions": 4096, "n_trials": 40}
+    strategy = make_strategy("multifidelity", dimensions, **options)
+    # short trials are right, but for which is the very best
+    gain = {(2, 2): 0.5, (4, 3): 0.3}
+
+    def score(trial):
+        p = trial.parameters
+        value = 9.0 - p["n_probe_modes"] - p["n_slices"] / 4
+        there = gain.get((p["n_probe_modes"], p["n_slices"]), 0)
+        return value - 4 * there * (trial.fidelity == FULL)
+
+    done = play(strategy, score=score)
+    assert sum(t.purpose == "search" for t in done) == 9
+    full = [t for t in done if t.fidelity == FULL and t.purpose != "repeat"]
+    assert len(full) == 9 and any(t.purpose == "proposal" for t in full)
+    assert strategy.best(done).parameters == {"n_probe_modes": 4, "n_slices": 3}
+    # what is more promising comes first
+    late = [t for t in full if t.purpose == "proposal"]
+    short = {tuple(t.parameters.values()): t.objective for t in done if t.purpose == "search"}
+    order = [short[tuple(t.parameters.values())] for t in late]
+    assert order == sorted(order)
 
 
 def test_an_unknown_strategy():
@@ -322,17 +398,17 @@ def test_steps_of_the_engine_are_not_polished_in_short_trials():
     assert len(about) > 5 and len({t.parameters["step_object"] for t in about}) == 1
     # at full length they are, and the flattest of the others where the best of them is
     sides = [t for t in done if t.purpose == "full sides"]
-    of_step, of_flattest = sides[:3], sides[3:]
+    of_step, of_flattest = sides[:4], sides[4:]
     first = next(t for t in done if t.purpose == "refinement")
     best = min([first, *of_step], key=lambda t: t.objective).parameters
     for t in of_step:
         assert {**t.parameters, "step_object": 0} == {**first.parameters, "step_object": 0}
     # first far, then half as far about the best of these
     places = [dimensions[-1].place(t.parameters["step_object"]) for t in [first, *of_step]]
-    middle = min(places[:3])
-    # on one side, for the range ends on the other: what is between was tried already
-    assert places[1:] == pytest.approx([places[0] - 0.3, places[0] - 0.15, middle - 0.15])
-    assert best["step_object"] == dimensions[-1].value(middle - 0.15)
+    middle = places[0] - 0.3
+    # as far as the range goes on the one side
+    assert places[1:] == pytest.approx([1.0, middle, middle + 0.15, middle - 0.15])
+    assert best["step_object"] == pytest.approx(dimensions[-1].value(middle - 0.15))
     assert len(of_flattest) == 2
     for t in of_flattest:
         others = [name for name, value in best.items() if t.parameters[name] != value]
