@@ -149,6 +149,8 @@ def tune_signal(
             "random_state": random_state,
             "versions": versions(VERSIONS),
         }
+        if scan.experiment.stored:  # other counts are held out then, in another order
+            header["patterns"] = "left on disk"
         if client is None:
             executor = InProcess(score, search.held)
         else:

@@ -297,7 +297,7 @@ def autotune_ptycho(
     the scan with one set of parameters and scores the result on counts that were held out; a
     Gaussian process proposes the next set [1]_. Most trials are short and see a part of the scan;
     what is promising is tried at full length. The simplest set within one standard error of the
-    best is reconstructed from all counts.
+    best, or what trials about it say that the optimum is, is reconstructed from all counts.
 
     Parameters
     ----------

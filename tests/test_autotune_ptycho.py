@@ -183,7 +183,7 @@ def test_other_strategies(scan, strategy):
     assert {trial["fidelity"]["n_iterations"] for trial in result.trials} == {2}
 
 
-def test_a_study_is_continued(scan, tmp_path):
+def test_a_study_is_continued(scan, tmp_path, monkeypatch):
     path = tmp_path / "study.jsonl"
     whole = scan.autotune_ptycho(SPACE, **SHORT)
     heard = []
@@ -196,6 +196,10 @@ def test_a_study_is_continued(scan, tmp_path):
     assert told(result)[:3] == told(begun)
     with pytest.raises(StudyError, match="random_state"):
         scan.autotune_ptycho(SPACE, study=path, random_state=1, **SHORT)
+    # patterns that are left on disk are divided otherwise
+    with monkeypatch.context() as patch, pytest.raises(StudyError, match="'left on disk'"):
+        patch.setattr("hs_autoptycho._memory.stays_on_disk", lambda *arguments: True)
+        scan.as_lazy().autotune_ptycho(SPACE, study=path, **SHORT)
     scan.data[2, 3, 4, 5] += 1
     with pytest.raises(StudyError, match="fingerprint"):
         scan.autotune_ptycho(SPACE, study=path, **SHORT)

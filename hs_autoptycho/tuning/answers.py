@@ -187,7 +187,7 @@ def _pairs(trials: Sequence[Trial], reference: Fidelity) -> list[tuple[Trial, Tr
 
 def _agreement(pairs: Sequence[tuple[Trial, Trial]]) -> float:
     """Of the short trials of which most were repeated at the reference's fidelity."""
-    kinds = [short.fidelity for short, _ in pairs]
+    kinds = [short.fidelity for short, _ in pairs if not short.fidelity.split]
     most = max(dict.fromkeys(kinds), key=kinds.count, default=None)
     return agreement([pair for pair in pairs if pair[0].fidelity == most])
 

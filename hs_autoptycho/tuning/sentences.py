@@ -18,6 +18,8 @@ _NEAR = 0.25
 _WIDE, _UNDECIDED = 0.5, 0.5
 # Parameters with a smaller share of a flat direction, relative to the largest, are left out.
 _SHARE = 0.25
+# Trials of these purposes are worth something together with others alone.
+_PAIRED = ("both sides", "full sides", "halves")
 # Full-length or short trials that a parameter needs, about.
 _TRIALS_A_PARAMETER = 3
 
@@ -85,6 +87,12 @@ def about_trials(trials, dimensions, best, full, n_scores, agreement) -> list[st
         reasons = [t.message for t in failed if t.message]
         reason = f"; the last reason: {reasons[-1]}" if reasons else ""
         out.append(f"{len(failed)} of {len(trials)} trials failed or diverged{reason}.")
+    paired = [t for t in failed if t.purpose in _PAIRED]
+    if paired:
+        out.append(
+            f"{len(paired)} of them {'was' if len(paired) == 1 else 'were'} to tell where the "
+            "optimum is, together with others, and some parameters are known less well for it."
+        )
     return out
 
 

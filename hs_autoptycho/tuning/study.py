@@ -249,7 +249,8 @@ class StoredStudy:
         """The simplest trial within one standard error of the lowest objective.
 
         Of those with the most work, for objectives of shorter trials cannot be compared with
-        theirs; None where none was completed.
+        theirs; None where none was completed. What `autotune_ptycho` ends with can be another one:
+        it prefers the point that most trials speak for, if this is as good.
         """
         trials = [read_trial(values) for values in self.trials]
         done = [t for t in trials if t.status == "completed" and t.objective is not None]
@@ -292,7 +293,8 @@ class StoredStudy:
 
         Another process may write the file, on another machine, too; it is only read. This returns
         when all trials that were planned have ended, when the window is closed, and with Ctrl-C
-        (the stop button of a notebook).
+        (the stop button of a notebook). A search that ended before, by a callback or because there
+        was nothing left to try, is waited for until the `timeout`.
 
         Parameters
         ----------

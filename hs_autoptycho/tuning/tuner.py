@@ -115,7 +115,8 @@ def tune(
                     continue
                 best = strategy.best(study.trials)
                 kept = {n: r for n, r in kept.items() if best is not None and n == best.number}
-                stopped = stopped or (callback is not None and bool(callback(trial, best)))
+                # it hears of those too that ended together with the one that made it say stop
+                stopped = (callback is not None and bool(callback(trial, best))) or stopped
     except KeyboardInterrupt:
         interrupted = True
     finally:

@@ -50,6 +50,9 @@ def test_ranks_of_the_length_that_was_repeated_most():
     assert answers._agreement(pairs(CHEAP, opposite) + pairs(MIDDLE, alike)) == 1
     assert answers._agreement(pairs(CHEAP, opposite)) == -1
     assert math.isnan(answers._agreement([]))
+    # what halves of the counts say is no other length
+    half = replace(FULL, split=1)
+    assert answers._agreement(pairs(CHEAP, opposite) + pairs(half, alike)) == -1
 
 
 class TestTold:

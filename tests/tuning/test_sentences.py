@@ -80,6 +80,12 @@ def test_trials():
     trials = some_trials(("failed", "one"), ("diverged", "two"), ("diverged", ""), ("pruned", "x"))
     (text,) = about_trials(trials, [DEFOCUS], best, FULL, 9, 1.0)
     assert text == "3 of 4 trials failed or diverged; the last reason: two."
+    trials[0].purpose, trials[3].purpose = "both sides", "halves"
+    first, text = about_trials(trials, [DEFOCUS], best, FULL, 9, 1.0)
+    assert first.startswith("3 of 4 trials failed") and text.startswith("1 of them was to tell")
+    trials[1].purpose = "halves"
+    _, text = about_trials(trials, [DEFOCUS], best, FULL, 9, 1.0)
+    assert text.startswith("2 of them were to tell where the optimum is")
     (text,) = about_trials(trials[2:], [DEFOCUS], best, FULL, 9, 1.0)
     assert text == "1 of 2 trials failed or diverged."
 

@@ -94,6 +94,12 @@ def test_a_callback_ends_the_search():
     assert len(study.trials) == 3
 
 
+def test_the_callback_hears_of_all_that_ended_together():
+    called = []
+    run(AllAtOnce(*[1.0] * 6), 6, lambda t, best: called.append(t.number) or t.number == 0)
+    assert called == [0, 1, 2]
+
+
 def test_nothing_could_be_run(caplog):
     with pytest.raises(TuningError, match="No trial could be run: no worker. It has no file"):
         run(AllAtOnce(*["no worker"] * 3))
