@@ -14,8 +14,9 @@ degrees and ±3 %, otherwise for every seed, and searched for in these ranges ab
 with them astigmatism, modes, source size and step: eight parameters.
 
 `run` appends a record a run to the file of JSON lines and skips those that are there: interrupt it
-and go on whenever you like. Beside the objective every trial at full length has the correlation
-with the truth, which takes no part in the search and whose time is not counted.
+and go on whenever you like. A search that was interrupted, or killed, goes on after its last trial:
+its study is beside that file until it has ended. Beside the objective every trial at full length
+has the correlation with the truth, which takes no part in the search and whose time is not counted.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from reporting import machine, say
 from tuning_peer import py4dstem_optimizer
 from tuning_scan import SCAN, Told
 
-from hs_autoptycho import data
+from hs_autoptycho import data, load_study
 from hs_autoptycho._scan import read_scan, wrap_reconstruction
 from hs_autoptycho.tuning.engines import NumbaEngine
 from hs_autoptycho.tuning.objectives import make_objective
@@ -67,16 +68,24 @@ REAL_ROTATION = -120.4
 class Watched:
     """This package's engine; every fit of the whole scan is compared with the truth.
 
-    The time for that is not counted: `seconds` has it.
+    The time for that is not counted: `seconds` has it. With a `study`, what was seen is kept in a
+    file beside it, and is there again when the study goes on.
     """
 
     name = "numba"
 
-    def __init__(self, told: Told):
+    def __init__(self, told: Told, study: Path | None = None):
         self.told, self.engine = told, NumbaEngine()
         self.scan = read_scan(told.signal, {}, False)
-        self.correlations: list[float | None] = []
-        self.seconds: list[float] = []
+        self.file = study and study.with_suffix(".seen.jsonl")
+        # a trial that was under way when it was killed is done again
+        n = len(load_study(study).trials) if study and study.exists() else 0
+        seen = read(self.file)[:n] if self.file else []
+        self.correlations: list[float | None] = [s["correlation"] for s in seen]
+        self.seconds: list[float] = [s["seconds"] for s in seen]
+        self.start = time.perf_counter() - (seen[-1]["since_start"] if seen else 0.0)
+        if self.file:
+            self.file.write_text("".join(json.dumps(s) + "\n" for s in seen))
 
     def fit(self, experiment, parameters, **options):
         fit = self.engine.fit(experiment, parameters, **options)
@@ -87,15 +96,24 @@ class Watched:
             values = self.scan.experiment.complete(parameters)
             obj = wrap_reconstruction(self.scan, values, fit.reconstruction, 0)
             correlation = data.phase_correlation(obj, self.told.truth)
+        end = time.perf_counter()
         self.correlations.append(correlation)
-        self.seconds.append(time.perf_counter() - start)
+        self.seconds.append(end - start)
+        if self.file:
+            seen = {
+                "correlation": correlation,
+                "seconds": end - start,
+                "since_start": end - self.start,
+            }
+            with self.file.open("a") as file:
+                file.write(json.dumps(seen) + "\n")
         return fit
 
 
-def tune(told: Told, seed: int, strategy: str, n_trials: int) -> dict[str, Any]:
+def tune(told: Told, seed: int, folder: Path, strategy: str, n_trials: int) -> dict[str, Any]:
     """One tuning, trial by trial, and the correlation of its final object with the truth."""
-    engine = Watched(told)
-    start = time.perf_counter()
+    study = folder / f"study_{strategy}_{seed}.jsonl"
+    engine = Watched(told, study)
     obj = told.signal.autotune_ptycho(
         told.space,
         n_trials=n_trials,
@@ -104,9 +122,10 @@ def tune(told: Told, seed: int, strategy: str, n_trials: int) -> dict[str, Any]:
         n_iterations=FINAL_PASSES,
         n_trial_iterations=TRIAL_PASSES,
         random_state=seed,
+        study=study,
         show_progressbar=False,
     )
-    seconds = time.perf_counter() - start - sum(engine.seconds)
+    seconds = time.perf_counter() - engine.start - sum(engine.seconds)
     trials = []
     for trial, correlation, watching in zip(
         obj.trials, engine.correlations, engine.seconds, strict=False
@@ -131,6 +150,7 @@ def tune(told: Told, seed: int, strategy: str, n_trials: int) -> dict[str, Any]:
         "intervals": obj.parameter_intervals,
         "notes": obj.tuning_notes,
         "correlation": data.phase_correlation(obj, told.truth),
+        "files": [study, engine.file],
     }
 
 
@@ -221,8 +241,11 @@ def run(arguments) -> None:
             "machine": machine(),
             "date": str(date.today()),
         }
+        files = record.pop("files", [])
         with path.open("a") as file:
             file.write(json.dumps({**stamp, **record}) + "\n")
+        for done_with in files:
+            done_with.unlink()
         brief = {k: v for k, v in record.items() if isinstance(v, float)}
         say(f"{case} {seed}: " + ", ".join(f"{k} {v:.5g}" for k, v in brief.items()))
 
@@ -234,7 +257,7 @@ def run(arguments) -> None:
         cases = [c for c in cases if n < SEEDS.get(c, arguments.seeds)]
         told = Told(expected, seed) if cases else None
         for case in cases:
-            keep(case, seed, SIMULATED[case](told, seed))
+            keep(case, seed, SIMULATED[case](told, seed, path.parent))
         if expected is not None and n < SEEDS["py4DSTEM"] and wanted("py4DSTEM", seed):
             ours = [r for r in read(path) if r["case"] == "multifidelity" and r["seed"] == seed]
             if ours:  # it gets as many seconds
@@ -245,11 +268,11 @@ def run(arguments) -> None:
 
 
 SIMULATED = {
-    "expert": lambda told, seed: expert(told),
-    "multifidelity": lambda told, seed: tune(told, seed, "multifidelity", N_TRIALS),
-    "full": lambda told, seed: tune(told, seed, "full", FULL_TRIALS),
-    "random": random_search,
-    "random, all to the end": lambda told, seed: tune(told, seed, "random", RANDOM_TRIALS),
+    "expert": lambda told, seed, folder: expert(told),
+    "multifidelity": lambda *args: tune(*args, "multifidelity", N_TRIALS),
+    "full": lambda *args: tune(*args, "full", FULL_TRIALS),
+    "random": lambda told, seed, folder: random_search(told, seed),
+    "random, all to the end": lambda *args: tune(*args, "random", RANDOM_TRIALS),
 }
 #: Seeds of the cases that take long.
 SEEDS = {"full": 3, "random, all to the end": 1, "py4DSTEM": 3, "real": 5}
