@@ -120,10 +120,11 @@ def answer(
     Notes
     -----
     Where paired trials tell where the optimum is, the interval is one standard error to either
-    side of it, and the best is within. Otherwise an interval is that of the places of the lowest
-    values of functions drawn from a Gaussian process, which fits all trials: short ones brought to
-    the scale of full-length ones by a straight line, if their ranks agree. The objective's own
-    statistical error is drawn with it.
+    side of it, together with what was known of the parameter before (`Dimension.prior`), and the
+    best is within. Otherwise an interval is that of the places of the lowest values of functions
+    drawn from a Gaussian process, which fits all trials: short ones brought to the scale of
+    full-length ones by a straight line, if their ranks agree. The objective's own statistical
+    error is drawn with it.
     Importance is a share of variance of the mean of the same process (Sobol's indices).
     """
     reference = best.fidelity
@@ -366,9 +367,18 @@ def _paired_intervals(dimensions, best, optimum: Optimum | None) -> dict[str, di
     for d in dimensions:
         if optimum is None or d.name not in optimum.errors or d.name not in best.parameters:
             continue
-        place, error = d.place(optimum.point[d.name]), optimum.errors[d.name]
+        place, error = _with_prior(d, d.place(optimum.point[d.name]), optimum.errors[d.name])
         out[d.name] = _with_best(d, place - error, place + error, best)
     return out
+
+
+def _with_prior(d: Dimension, place: float, error: float) -> tuple[float, float]:
+    """What two independent measurements say together: where few trials tell little, they add."""
+    if d.prior is None or d.log:
+        return place, error
+    mean, std = d.place(d.prior[0]), d.prior[1] / (d.high - d.low)
+    both = math.hypot(error, std)
+    return (place * std**2 + mean * error**2) / both**2, error * std / both
 
 
 def _told_by_pairs(flat, model: _Model, paired) -> bool:

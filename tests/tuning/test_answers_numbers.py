@@ -299,6 +299,32 @@ def test_intervals_from_paired_trials():
     assert low["defocus"] == pytest.approx({"low": 30.0, "high": 42.0})
 
 
+def test_what_was_known_before_adds_to_paired_trials():
+    """Weighted by the inverse of the variances, in the unit of the parameter."""
+    best = trial(0, {"defocus": 41.0, "step_object": 1.0}, 1)
+    space = [
+        Dimension("defocus", 0.0, 100.0, prior=(50.0, 5.0)),
+        Dimension("step_object", 0.1, 10.0, log=True, prior=(1.0, 0.1)),
+    ]
+
+    def interval(name, value, error):
+        found = Optimum({**best.parameters, name: value}, {name: error}, {})
+        return answers._paired_intervals(space, best, found)[name]
+
+    # 40 with 20, 50 with 5
+    mean, error = (40 / 400 + 50 / 25) / (1 / 400 + 1 / 25), (1 / 400 + 1 / 25) ** -0.5
+    low, high = min(mean - error, 41.0), mean + error
+    found = interval("defocus", 40.0, 0.2)
+    assert found == pytest.approx({"low": low, "high": high}, rel=1e-5)
+    # trials that know better, or exactly, are left as they are
+    assert interval("defocus", 41.5, 1e-3) == pytest.approx({"low": 41.0, "high": 41.6}, abs=0.01)
+    assert interval("defocus", 41.5, 0.0) == {"low": 41.0, "high": 41.5}
+    # a Gaussian is none on a logarithmic scale
+    assert interval("step_object", 1.0, 0.1) == pytest.approx(
+        {"low": 10**-0.2, "high": 10**0.2}, rel=1e-5
+    )
+
+
 @pytest.mark.parametrize(("width", "told"), [(19.0, True), (21.0, False)])
 def test_a_flat_direction_that_paired_trials_have_told(width, told):
     """Their interval is narrower than half of the way along the direction."""
