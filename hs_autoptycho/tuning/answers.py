@@ -120,11 +120,11 @@ def answer(
     Notes
     -----
     Where paired trials tell where the optimum is, the interval is one standard error to either
-    side of it, together with what was known of the parameter before (`Dimension.prior`), and the
-    best is within. Otherwise an interval is that of the places of the lowest values of functions
-    drawn from a Gaussian process, which fits all trials: short ones brought to the scale of
-    full-length ones by a straight line, if their ranks agree. The objective's own statistical
-    error is drawn with it.
+    side of it, in which is how far it has moved at last (`Optimum.moves`), together with what was
+    known of the parameter before (`Dimension.prior`); and the best is within. Otherwise an interval
+    is that of the places of the lowest values of functions drawn from a Gaussian process, which
+    fits all trials: short ones brought to the scale of full-length ones by a straight line, if
+    their ranks agree. The objective's own statistical error is drawn with it.
     Importance is a share of variance of the mean of the same process (Sobol's indices).
     """
     reference = best.fidelity
@@ -367,7 +367,7 @@ def _paired_intervals(dimensions, best, optimum: Optimum | None) -> dict[str, di
     for d in dimensions:
         if optimum is None or d.name not in optimum.errors or d.name not in best.parameters:
             continue
-        place, error = _with_prior(d, d.place(optimum.point[d.name]), optimum.errors[d.name])
+        place, error = _with_prior(d, d.place(optimum.point[d.name]), optimum.uncertainty(d.name))
         out[d.name] = _with_best(d, place - error, place + error, best)
     return out
 

@@ -5,14 +5,14 @@ optimum is told by two trials beside a good point, to a fraction of what a searc
 can tell. Every parameter is changed to both sides, and so once more about the minimum of the
 parabolas, by as much as the first time has shown to be worth it, which mends what parameters do to
 each other and what was no parabola. The scatter over blocks of the scan gives the standard error of
-each optimum.
+each optimum; how far it has moved since the look before tells how much parameters do to each other.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -57,11 +57,20 @@ class Optimum:
         Name to standard error, as a part of the range (of its logarithm, where that is searched).
     curvatures : dict
         Name to second derivative, by the square of the range.
+    moves : dict
+        Name to the way from the point that was looked about, as a part of the range. All parameters
+        have moved at once, and the minimum along one of them is that with the others unmoved: it is
+        off by what these do to it, which the scatter over blocks does not show.
     """
 
     point: dict[str, Any]
     errors: dict[str, float]
     curvatures: dict[str, float]
+    moves: dict[str, float] = field(default_factory=dict)
+
+    def uncertainty(self, name: str) -> float:
+        """Standard error of a parameter's optimum as a part of the range, moves included."""
+        return math.hypot(self.errors[name], self.moves.get(name, 0.0))
 
 
 def depends_on_length(name: str) -> bool:
@@ -199,7 +208,8 @@ def parabolas(
         error = math.hypot(_jackknife(slope, curvature), _beyond(slope, curvature))
         errors[name] = min(step * error, 1.0)
         curvatures[name] = float(curvature.mean()) / step**2
-    return Optimum(moved(dimensions, center, shifts), errors, curvatures)
+    moves = {name: abs(shift) for name, shift in shifts.items()}
+    return Optimum(moved(dimensions, center, shifts), errors, curvatures, moves)
 
 
 def lowest(
@@ -227,7 +237,7 @@ def lowest(
         if tried:
             point[name] = min(tried, key=lambda p: known[_key(p)].mean())[name]
             errors[name] = max(errors.get(name, 0.0), step / 2)
-    return Optimum(point, errors, {**first.curvatures, **looks.curvatures})
+    return Optimum(point, errors, {**first.curvatures, **looks.curvatures}, first.moves)
 
 
 def combined(
@@ -249,6 +259,7 @@ def combined(
     by_name = {d.name: d for d in dimensions}
     point = dict(second.point)
     errors = {**first.errors, **second.errors}
+    moves = {**first.moves, **second.moves}
     for name, step in steps.items():
         if name not in first.errors or name not in second.errors:
             continue
@@ -258,7 +269,8 @@ def combined(
         weights = np.array([1 / short, 1 / full])
         point[name] = by_name[name].value(float(np.average(places, weights=weights)))
         errors[name] = float(1 / math.sqrt(weights.sum()))
-    return Optimum(point, errors, {**first.curvatures, **second.curvatures})
+        moves.pop(name, None)  # nothing else has moved since
+    return Optimum(point, errors, {**first.curvatures, **second.curvatures}, moves)
 
 
 def _parabola(dimensions, center, name, step, trials) -> tuple[np.ndarray, np.ndarray] | None:

@@ -297,6 +297,8 @@ def test_intervals_from_paired_trials():
     assert found == {}
     low = answers._paired_intervals(SPACE, BEST, Optimum(point, {"defocus": 0.02}, {}))
     assert low["defocus"] == pytest.approx({"low": 30.0, "high": 42.0})
+    far = answers._paired_intervals(SPACE, best, replace(optimum, moves={"defocus": 0.24}))
+    assert far["defocus"] == pytest.approx({"low": 14.0, "high": 66.0})
 
 
 def test_what_was_known_before_adds_to_paired_trials():

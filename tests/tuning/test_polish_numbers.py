@@ -132,6 +132,20 @@ def test_a_parabola_by_block():
     assert found.errors["C12a"] == pytest.approx(0.2 * 1.5)
 
 
+def test_how_far_a_minimum_has_moved_is_uncertain():
+    found = parabolas(DIMENSIONS, CENTER, STEPS, looks(slope=-SLOPE))
+    assert found.point["defocus"] == pytest.approx(0.45)
+    assert found.moves == pytest.approx({"defocus": 0.05, "C12a": 0})
+    assert found.uncertainty("defocus") == pytest.approx(math.hypot(found.errors["defocus"], 0.05))
+    assert found.uncertainty("C12a") == found.errors["C12a"]
+    # nothing has moved with it where one was looked at by itself
+    first = Optimum(found.point, {"defocus": 0.1, "C12a": 0.1}, {}, {"defocus": 0.2, "C12a": 0.3})
+    alone = combined(DIMENSIONS, first, found, {"C12a": 0.1})
+    assert alone.moves == {"defocus": pytest.approx(0.05)}
+    # the best of three is a look for what shorter trials know nothing of: the others stay
+    assert lowest(DIMENSIONS, first, {"defocus": 0.1}, []).moves == first.moves
+
+
 def test_the_mean_of_several_parts_of_the_counts():
     one, other = looks(), looks(2 * CURVATURE, SLOPE + 6, common=(1.0, 2.0, 3.0, 4.0))
     found = parabolas(DIMENSIONS, CENTER, STEPS, [*one, *other])
