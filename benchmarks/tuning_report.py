@@ -16,8 +16,6 @@ MARK = "..\n   results of benchmarks/tuning.py\n"
 DRAWS = 1000
 #: How much worse than the expert's a picture may be.
 MARGIN = 0.005
-#: r of the best trial of a search of 100 trials of full length alone, seed 13; its record is gone.
-ALONE, WORK_ALONE = 0.9027, 100.0
 EVERY = "random, all to the end"
 COLOURS = {"multifidelity": "#0072B2", "full": "#009E73", EVERY: "#999999"}
 NAMES = {
@@ -84,8 +82,6 @@ def simulated(records: Sequence[Record]) -> str:
         f"{100 * len(several[0]['trials']) / 4e7:.1e} % of it."
     )
     lines += [sooner(r, s) for r in alone for s in several if r["seed"] == s["seed"]]
-    if not alone:
-        lines.append(sooner_than_seed_13(several))
     lines += random_halved(by_case(records, "random"), several)
     lines += [random_to_the_end(r, several) for r in by_case(records, EVERY)]
     peers = by_case(records, "py4DSTEM")
@@ -173,23 +169,6 @@ def sooner(alone: Record, several: Record) -> str:
         f"Seed {alone['seed']}: what {len(alone['trials'])} trials of full length alone end with "
         f"(r = {quality[-1]:.4f} in a trial) several fidelities have for good after {needed:.1f} "
         f"full lengths instead of {whole:.1f} ({needed / whole:.2f})."
-    )
-
-
-def sooner_than_seed_13(several: Sequence[Record]) -> str:
-    """The same where full lengths alone have been run on another seed only."""
-    needed = [work_until(r, ALONE) for r in several]
-    there = [n for n in needed if n is not None]
-    text = (
-        f"What {WORK_ALONE:.0f} trials of full length alone ended with on seed 13 (r = {ALONE} in "
-        f"a trial) several fidelities have for good on {len(there)} of {len(needed)} seeds"
-    )
-    if not there:
-        return f"{text}."
-    low, high = min(there), max(there)
-    return (
-        f"{text}, after {low:.1f} to {high:.1f} full lengths, {low / WORK_ALONE:.2f} to "
-        f"{high / WORK_ALONE:.2f} of the work."
     )
 
 
